@@ -1,0 +1,1 @@
+"""What is true: the rules, without I/O, clock or event loop."""

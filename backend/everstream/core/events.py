@@ -1,0 +1,282 @@
+"""The vocabulary: what is asked of a model, and what a stream says in answer.
+
+A response stream is a log of the entries below.  Their legal order is the table `ORDER`: the relay follows it,
+the tests and the simulator check it.  All of them are immutable and know nothing of streams, offsets or wires.
+
+Optional fields (`?` in the protocol) have a default and are left out of a frame when unset; nullable fields have
+none and are always written.  Times named `at` are Unix time in milliseconds.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, Literal
+
+import msgspec
+
+# --------------------------------------------------------------------------- what is asked
+
+
+class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+    text: str
+
+
+class ImagePart(msgspec.Struct, frozen=True, tag_field="type", tag="image", omit_defaults=True):
+    """An image by address, or inline as base64 `data` with its `media_type`."""
+
+    url: str | None = None
+    data: str | None = None
+    media_type: str | None = None
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A finished tool call; `arguments` is JSON text."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | list[TextPart | ImagePart]
+    tool_calls: list[ToolCall] | None = None
+    call_id: str | None = None
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A function the model may ask for; `parameters` is a JSON Schema."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = {}
+
+
+class Params(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The parameters that mean the same with every provider.  Others travel beside them, untouched."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    system: str | None = None
+    tools: list[Tool] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    thinking: bool | str | dict[str, Any] | None = None
+
+
+class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
+    output_tokens: int | None = None
+    usd: float | None = None
+
+
+class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One generation, complete in itself: any node can run it again from this alone."""
+
+    model: str  # "provider/name"
+    messages: list[Message]
+    params: Params = Params()
+    extra: dict[str, Any] = {}  # parameters only the provider knows
+    budget: Budget | None = None
+
+    @property
+    def provider(self) -> str:
+        return self.model.partition("/")[0]
+
+    @property
+    def model_name(self) -> str:
+        """The provider's own name of the model; may itself contain slashes."""
+        return self.model.partition("/")[2]
+
+
+# --------------------------------------------------------------------------- what a stream says
+
+
+class Event(msgspec.Struct, frozen=True, gc=False, tag_field="type", omit_defaults=True):
+    """An entry of a response stream."""
+
+
+class RequestStart(Event, frozen=True, gc=False, tag="request_start"):
+    model: str
+    at: int
+    session: str | None = None
+    turn: str | None = None
+
+
+class HeadersReceived(Event, frozen=True, gc=False, tag="headers_received"):
+    at: int
+
+
+class FirstToken(Event, frozen=True, gc=False, tag="first_token"):
+    ttft_ms: float
+
+
+class DeltaText(Event, frozen=True, gc=False, tag="delta_text"):
+    text: str
+
+
+class DeltaThinking(Event, frozen=True, gc=False, tag="delta_thinking"):
+    text: str
+
+
+class DeltaToolCall(Event, frozen=True, gc=False, tag="delta_tool_call"):
+    """A piece of one tool call: pieces of the same `index` belong together."""
+
+    index: int
+    arguments: str
+    call_id: str | None = None
+    name: str | None = None
+
+
+class DeltaRefusal(Event, frozen=True, gc=False, tag="delta_refusal"):
+    text: str
+
+
+SeamReason = Literal["node_lost", "drain", "provider_lost"]
+Continuation = Literal["exact", "prefill", "prompted", "restart"]
+SeamCheck = Literal["verified", "heuristic", "unverified"]
+
+
+class Seam(Event, frozen=True, gc=False, tag="seam"):
+    """From here another node, or another call, carries on.  `continuation` null: only `stream_end` follows."""
+
+    epoch: int
+    attempt: int
+    reason: SeamReason
+    continuation: Continuation | None
+    check: SeamCheck | None
+    node: str
+
+
+class LastToken(Event, frozen=True, gc=False, tag="last_token"):
+    pass
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    source: Literal["provider", "estimated"]
+    thinking_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+class Cost(msgspec.Struct, frozen=True, gc=False):
+    input: float
+    output: float
+    total: float
+    currency: str = "USD"
+
+
+class Metrics(msgspec.Struct, frozen=True, gc=False):
+    """Milliseconds from the request; `stream_ms` is from the first to the last token."""
+
+    ttft_ms: float | None
+    stream_ms: float | None
+    total_ms: float
+    tokens_per_s: float | None
+
+
+class ErrorInfo(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    code: str
+    message: str
+    retryable: bool
+    retry_after_ms: int | None = None
+
+
+EndReason = Literal["complete", "cancelled", "failed", "interrupted", "budget"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+class StreamEnd(Event, frozen=True, gc=False, tag="stream_end"):
+    reason: EndReason
+    finish_reason: FinishReason | None
+    usage: Usage
+    cost: Cost | None
+    metrics: Metrics
+    error: ErrorInfo | None
+    warnings: list[str]
+
+
+Content = DeltaText | DeltaThinking | DeltaToolCall | DeltaRefusal
+CONTENT: tuple[type[Event], ...] = (DeltaText, DeltaThinking, DeltaToolCall, DeltaRefusal)
+Entry = (
+    DeltaText
+    | DeltaThinking
+    | DeltaToolCall
+    | DeltaRefusal
+    | RequestStart
+    | HeadersReceived
+    | FirstToken
+    | Seam
+    | LastToken
+    | StreamEnd
+)
+EVENTS: tuple[type[Event], ...] = (
+    RequestStart,
+    HeadersReceived,
+    FirstToken,
+    *CONTENT,
+    Seam,
+    LastToken,
+    StreamEnd,
+)
+
+
+class Finish(msgspec.Struct, frozen=True, gc=False):
+    """A provider's last word.  Not an entry: the relay makes `stream_end` of it.
+
+    `usage` is None where the provider told none.  Some providers say the reason first and the usage later: then
+    two of these come, and the fields that are set win.
+    """
+
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class Phase(Enum):
+    """How far a response stream has come."""
+
+    NEW = "new"
+    REQUESTED = "requested"
+    ANSWERED = "answered"
+    STREAMING = "streaming"
+    CARRIED = "carried"  # after a seam: the next call may begin anywhere in its answer
+    SPENT = "spent"
+    ENDED = "ended"
+
+
+_DELTAS = {kind: Phase.STREAMING for kind in CONTENT}
+
+ORDER: dict[Phase, dict[type[Event], Phase]] = {
+    Phase.NEW: {RequestStart: Phase.REQUESTED, Seam: Phase.CARRIED, StreamEnd: Phase.ENDED},
+    Phase.REQUESTED: {HeadersReceived: Phase.ANSWERED, Seam: Phase.CARRIED, StreamEnd: Phase.ENDED},
+    Phase.ANSWERED: {FirstToken: Phase.STREAMING, Seam: Phase.CARRIED, StreamEnd: Phase.ENDED},
+    Phase.STREAMING: {
+        **_DELTAS,
+        LastToken: Phase.SPENT,
+        Seam: Phase.CARRIED,
+        StreamEnd: Phase.ENDED,
+    },
+    Phase.CARRIED: {
+        **_DELTAS,
+        RequestStart: Phase.CARRIED,
+        HeadersReceived: Phase.CARRIED,
+        FirstToken: Phase.STREAMING,
+        LastToken: Phase.SPENT,
+        Seam: Phase.CARRIED,
+        StreamEnd: Phase.ENDED,
+    },
+    Phase.SPENT: {Seam: Phase.SPENT, StreamEnd: Phase.ENDED},
+    Phase.ENDED: {},
+}
+
+
+def follow(phase: Phase, event: Event) -> Phase:
+    """The phase after `event`.  Raises ValueError where the table does not allow it."""
+    after = ORDER[phase].get(type(event))
+    if after is None:
+        raise ValueError(f"{type(event).__name__} cannot follow in phase {phase.value}")
+    return after

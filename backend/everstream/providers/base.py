@@ -1,0 +1,84 @@
+"""The contract between the relay and whatever makes tokens.
+
+A provider turns a `Request` into batches of events.  A batch is what arrived together (one read of a socket):
+the relay handles it in one go, so a burst costs one turn of the loop and not one a token.  An empty batch means
+"still alive, nothing to show" (a ping, a comment) and keeps the idle clock from running out.
+
+How `generate` must behave:
+
+1. `HeadersReceived` comes first, when the provider has accepted the request.
+2. Then deltas, then at least one `Finish`.  A stream that ends without the provider's own terminal mark raises
+   `ProviderError("provider.connection", …)`: what the SDK calls a normal end may be a cut answer.
+3. Errors are raised as `ProviderError`; deltas that came before were already yielded and are kept.
+4. Cancelling the task, or closing the generator, closes the provider's HTTP response at once: billing stops.
+5. It never waits for ever on its own account, but idle time-outs are the relay's matter, not the provider's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from everstream.core.errors import EverstreamError
+from everstream.core.events import (
+    Content,
+    Continuation,
+    Finish,
+    HeadersReceived,
+    Request,
+    ToolCall,
+)
+
+ProviderEvent = Content | HeadersReceived | Finish
+Batch = Sequence[ProviderEvent]
+
+
+class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A model as the `models` command shows it.  `why_not` says what to do when it is not usable."""
+
+    id: str
+    usable: bool
+    continuation: Continuation | None
+    why_not: str | None = None
+    thinking: bool | None = None
+    tools: bool | None = None
+    images: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a stream already shows, for a call that carries on where another stopped."""
+
+    text: str = ""
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+class ProviderError(EverstreamError):
+    """A provider failed, refused or broke off.  The code is one of `provider.*`, `model.unknown` or
+    `request.invalid`."""
+
+
+class Provider(Protocol):
+    """A source of tokens.  One instance a node, made when first needed, shared by all streams."""
+
+    name: str  # the part of a model's id before the slash
+
+    async def models(self) -> list[ModelInfo]:
+        """The models worth offering.  Others may be asked for by name all the same."""
+        ...
+
+    def continuation(self, request: Request, progress: Progress) -> Continuation | None:
+        """How an answer that broke off after `progress` can be carried on; None: it cannot."""
+        ...
+
+    def generate(self, request: Request, progress: Progress | None = None) -> AsyncGenerator[Batch, None]:
+        """Ask, and yield batches as they come.  `progress` is set when an interrupted answer is carried on."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close pools and clients.  Idempotent."""
+        ...

@@ -1,0 +1,1 @@
+"""What is happening: the part that lives on the event loop."""

@@ -1,0 +1,1 @@
+"""What survives: the contract of a store, and its implementations."""
