@@ -248,7 +248,7 @@ class Phase(Enum):
     ENDED = "ended"
 
 
-_DELTAS = {kind: Phase.STREAMING for kind in CONTENT}
+_DELTAS = dict.fromkeys(CONTENT, Phase.STREAMING)
 
 ORDER: dict[Phase, dict[type[Event], Phase]] = {
     Phase.NEW: {RequestStart: Phase.REQUESTED, Seam: Phase.CARRIED, StreamEnd: Phase.ENDED},
