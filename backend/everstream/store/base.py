@@ -1,0 +1,171 @@
+"""The contract of a store: what survives a node, and the only rules by which it changes.
+
+A store keeps, for every stream, a *head* (epoch table, leader, status, cancel mark, an opaque `meta` with which any
+node can run the request again) and the *entries* after `base`; what was folded away is in `summary`.  It keeps a
+lease for every living node.  Only its clock counts.
+
+All calls may raise `EverstreamError("store.unavailable")`: then it is unknown whether the call took effect.  Every
+call is therefore safe to repeat: `commit` by its base, `create` by its request, `adopt` by the epoch it returns.
+The store never retries a write by itself, because a repeat that nobody knows of is how entries get doubled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from everstream.core.errors import EverstreamError
+from everstream.core.events import Event
+from everstream.core.lease import Epochs
+from everstream.core.log import Verdict
+from everstream.core.summary import NOTHING, Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a store knows of a stream besides its entries.  `tail` counts the folded ones too."""
+
+    stream: str
+    epochs: Epochs
+    base: int
+    tail: int
+    ended: bool
+    leader: str
+    cancelled: bool
+    meta: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A stream as read: its head, the sum of what was folded, and the entries after `after`."""
+
+    head: Head
+    after: int
+    entries: list[Event]
+    summary: Summary = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """`fresh` is False where the request had made this stream before."""
+
+    stream: str
+    epochs: Epochs
+    fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One stream's share of a commit: `entries` follow the offset `base`.
+
+    `meta` travels with writes from offset 0, so that a store that lost the head too can make it again.
+    """
+
+    stream: str
+    epochs: Epochs
+    base: int
+    entries: Sequence[Event]
+    ends: bool
+    leader: str
+    meta: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The store's answer to a `Write`.  `cancelled`: somebody, on whatever node, wants this stream stopped."""
+
+    verdict: Verdict
+    tail: int
+    cancelled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Entries as a leader committed them, sent on to followers.  May be lost or come twice."""
+
+    stream: str
+    epochs: Epochs
+    after: int
+    entries: list[Event] = field(default_factory=list)
+
+
+OnPush = Callable[[Push], None]
+OnMessage = Callable[[bytes], None]
+
+
+class StoreUnavailable(EverstreamError):
+    def __init__(self, message: str = "the store does not answer") -> None:
+        super().__init__("store.unavailable", message)
+
+
+class Store(Protocol):
+    """See the module's text.  `node` is the id of the calling node."""
+
+    async def open(self, node: str, on_push: OnPush, on_message: OnMessage) -> None:
+        """Connect and check that the server is new enough.  Raises StoreUnavailable with what to do."""
+        ...
+
+    async def close(self) -> None: ...
+
+    async def ping(self) -> None: ...
+
+    def lane(self, partition: int) -> int:
+        """Which partitions can share one commit call: those of the same lane."""
+        ...
+
+    async def create(self, stream: str, request: str, meta: bytes) -> Created:
+        """Make a stream led by this node, unless `request` (of the same partition) already made one.
+
+        An empty `request` is never remembered.  The memory of it lasts for the request TTL.
+        """
+        ...
+
+    async def commit(self, writes: Sequence[Write]) -> list[Reply]:
+        """Append, atomically for each stream, by the rules of `core.log`.  One lane a call."""
+        ...
+
+    async def read(self, stream: str, after: int = 0) -> State | None:
+        """The stream from `after` on (from its base, where that is later); None where it does not exist."""
+        ...
+
+    async def adopt(self, stream: str, leader: str) -> State | None:
+        """Begin a new epoch under this node, fencing `leader`, and read all of the stream.
+
+        None where another node was faster (the leader is no longer `leader`), or it has ended.
+        """
+        ...
+
+    async def mark_cancelled(self, stream: str) -> Head | None:
+        """Leave word that the stream is to stop; its leader learns it with its next commit at the latest."""
+        ...
+
+    async def fold(self, stream: str, tail: int, summary: Summary) -> bool:
+        """Replace an ended stream's entries by their sum.  False where it is not ended at `tail`."""
+        ...
+
+    async def follow(self, stream: str) -> None:
+        """Have the leader's commits of this stream pushed here from now on."""
+        ...
+
+    async def unfollow(self, stream: str) -> None: ...
+
+    async def send(self, node: str, message: bytes) -> None:
+        """A hint to another node.  May be lost."""
+        ...
+
+    async def renew(self, lease_ms: int) -> None:
+        """Prolong this node's lease by the store's clock."""
+        ...
+
+    async def release(self) -> None:
+        """Give the lease up: this node's streams may be adopted at once."""
+        ...
+
+    async def nodes(self) -> set[str]:
+        """The nodes whose lease has not run out."""
+        ...
+
+    async def open_streams(self) -> list[tuple[str, str]]:
+        """Streams that have not ended, each with its leader."""
+        ...

@@ -1,0 +1,221 @@
+"""The contract in a dict: the reference of the rules, the tests' store, and the simulator's disk.
+
+`Disk` is what a Redis primary holds, as plain synchronous methods; `copy` makes a replica that lags.  Several
+`MemoryStore`s, one a node, may share a disk.  Nothing of it outlives the process: `memory://` is for tests and trials.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from everstream.core.events import Event
+from everstream.core.lease import Epochs, agreement, next_epoch, node_tag
+from everstream.core.log import Verdict
+from everstream.core.summary import NOTHING, Summary
+from everstream.store.base import Created, Head, OnMessage, OnPush, Push, Reply, State, StoreUnavailable, Write
+
+
+@dataclass(slots=True)
+class Record:
+    """One stream on the disk."""
+
+    epochs: Epochs
+    leader: str
+    meta: bytes
+    entries: list[Event] = field(default_factory=list)
+    base: int = 0
+    summary: Summary = NOTHING
+    ended: bool = False
+    cancelled: bool = False
+    followers: set[str] = field(default_factory=set)
+
+    @property
+    def tail(self) -> int:
+        return self.base + len(self.entries)
+
+    def commit(self, write: Write) -> Reply:
+        """Rules 1, 2 and 3 of the log."""
+        epoch = write.epochs[-1][0]
+        if epoch < self.epochs[-1][0]:
+            return Reply(Verdict.FENCED, self.tail, self.cancelled)
+        newer = epoch > self.epochs[-1][0]
+        keep = self.tail
+        if newer:
+            keep = agreement(self.epochs, self.tail, write.epochs, write.base + len(write.entries))
+        if write.base > keep or keep < self.base:
+            return Reply(Verdict.GAP, keep, self.cancelled)
+        if newer:
+            del self.entries[keep - self.base :]
+            self.epochs, self.leader, self.ended = write.epochs, write.leader, False
+        self.entries += write.entries[self.tail - write.base :]
+        self.ended = self.ended or write.ends
+        return Reply(Verdict.OK, self.tail, self.cancelled)
+
+
+class Disk:
+    """All streams, requests and leases.  `clock_ms` stands for the store's clock."""
+
+    def __init__(self, clock_ms: Callable[[], int]) -> None:
+        self.clock_ms = clock_ms
+        self.records: dict[str, Record] = {}
+        self.requests: dict[str, tuple[str, int]] = {}  # request -> (stream, forgotten at ms)
+        self.leases: dict[str, int] = {}  # node -> runs out at ms
+
+    def copy(self) -> Disk:
+        """A replica as it is now."""
+        disk = Disk(self.clock_ms)
+        disk.records = {
+            stream: replace(record, entries=list(record.entries), followers=set(record.followers))
+            for stream, record in self.records.items()
+        }
+        disk.requests, disk.leases = dict(self.requests), dict(self.leases)
+        return disk
+
+    def create(self, stream: str, request: str, meta: bytes, node: str, request_ttl_ms: int) -> Created:
+        now = self.clock_ms()
+        made, until = self.requests.get(request, ("", 0)) if request else ("", 0)
+        if made in self.records and until > now:
+            return Created(made, self.records[made].epochs, False)
+        if stream in self.records:
+            return Created(stream, self.records[stream].epochs, False)
+        epochs: Epochs = ((next_epoch(0, now, node_tag(node)), 0),)
+        self.records[stream] = Record(epochs, node, meta)
+        if request:
+            self.requests[request] = (stream, now + request_ttl_ms)
+        return Created(stream, epochs, True)
+
+    def commit(self, write: Write) -> Reply:
+        record = self.records.get(write.stream)
+        if record is None:
+            if write.base:
+                return Reply(Verdict.GAP, 0, False)
+            record = self.records[write.stream] = Record(write.epochs, write.leader, write.meta)
+        return record.commit(write)
+
+    def head(self, stream: str) -> Head | None:
+        record = self.records.get(stream)
+        if record is None:
+            return None
+        r = record
+        return Head(stream, r.epochs, r.base, r.tail, r.ended, r.leader, r.cancelled, r.meta)
+
+    def read(self, stream: str, after: int = 0) -> State | None:
+        head = self.head(stream)
+        if head is None:
+            return None
+        record = self.records[stream]
+        after = min(max(after, record.base), record.tail)
+        return State(head, after, record.entries[after - record.base :], record.summary)
+
+    def adopt(self, stream: str, leader: str, node: str) -> State | None:
+        record = self.records.get(stream)
+        if record is None or record.ended or record.leader != leader:
+            return None
+        epoch = next_epoch(record.epochs[-1][0], self.clock_ms(), node_tag(node))
+        record.epochs = (*record.epochs, (epoch, record.tail))
+        record.leader = node
+        return self.read(stream)
+
+    def fold(self, stream: str, tail: int, summary: Summary) -> bool:
+        record = self.records.get(stream)
+        if record is None or not record.ended or record.tail != tail:
+            return False
+        record.entries, record.base, record.summary = [], tail, summary
+        return True
+
+
+class MemoryStore:
+    """One node's view of a `Disk`."""
+
+    def __init__(self, disk: Disk | None = None, *, request_ttl_s: float = 86_400) -> None:
+        self.disk = disk or Disk(lambda: int(time.time() * 1000))
+        self.peers: dict[str, MemoryStore] = {}  # shared by all stores of a disk, for pushes and messages
+        self.available = True  # tests turn the store off with this
+        self._request_ttl_ms = int(request_ttl_s * 1000)
+        self._node = ""
+
+    def beside(self) -> MemoryStore:
+        """Another node's store on the same disk."""
+        store = MemoryStore(self.disk)
+        store.peers = self.peers
+        return store
+
+    async def open(self, node: str, on_push: OnPush, on_message: OnMessage) -> None:
+        self._node, self._on_push, self._on_message = node, on_push, on_message
+        self.peers[node] = self
+
+    async def close(self) -> None:
+        self.peers.pop(self._node, None)
+
+    async def ping(self) -> None:
+        if not self.available:
+            raise StoreUnavailable()
+
+    def lane(self, partition: int) -> int:
+        return 0
+
+    async def create(self, stream: str, request: str, meta: bytes) -> Created:
+        await self.ping()
+        return self.disk.create(stream, request, meta, self._node, self._request_ttl_ms)
+
+    async def commit(self, writes: Sequence[Write]) -> list[Reply]:
+        await self.ping()
+        replies = [self.disk.commit(write) for write in writes]
+        for write, reply in zip(writes, replies, strict=True):
+            if reply.verdict is Verdict.OK:
+                push = Push(write.stream, write.epochs, write.base, list(write.entries))
+                for node in self.disk.records[write.stream].followers & self.peers.keys():
+                    self.peers[node]._on_push(push)
+        return replies
+
+    async def read(self, stream: str, after: int = 0) -> State | None:
+        await self.ping()
+        return self.disk.read(stream, after)
+
+    async def adopt(self, stream: str, leader: str) -> State | None:
+        await self.ping()
+        return self.disk.adopt(stream, leader, self._node)
+
+    async def mark_cancelled(self, stream: str) -> Head | None:
+        await self.ping()
+        record = self.disk.records.get(stream)
+        if record is not None and not record.ended:
+            record.cancelled = True
+        return self.disk.head(stream)
+
+    async def fold(self, stream: str, tail: int, summary: Summary) -> bool:
+        await self.ping()
+        return self.disk.fold(stream, tail, summary)
+
+    async def follow(self, stream: str) -> None:
+        await self.ping()
+        if stream in self.disk.records:
+            self.disk.records[stream].followers.add(self._node)
+
+    async def unfollow(self, stream: str) -> None:
+        if stream in self.disk.records:
+            self.disk.records[stream].followers.discard(self._node)
+
+    async def send(self, node: str, message: bytes) -> None:
+        await self.ping()
+        if node in self.peers:
+            self.peers[node]._on_message(message)
+
+    async def renew(self, lease_ms: int) -> None:
+        await self.ping()
+        self.disk.leases[self._node] = self.disk.clock_ms() + lease_ms
+
+    async def release(self) -> None:
+        await self.ping()
+        self.disk.leases.pop(self._node, None)
+
+    async def nodes(self) -> set[str]:
+        await self.ping()
+        now = self.disk.clock_ms()
+        return {node for node, until in self.disk.leases.items() if until > now}
+
+    async def open_streams(self) -> list[tuple[str, str]]:
+        await self.ping()
+        return [(stream, record.leader) for stream, record in self.disk.records.items() if not record.ended]
