@@ -1,0 +1,242 @@
+"""The settings: one table, four sources, and errors that say what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from everstream import config
+from everstream.config import NAMES, ConfigError, Settings, Source, describe, effective, env_of, flag_of, load
+
+UNITS = ("_ms", "_s", "_bytes")
+CPU_LIMIT_S = 1.5  # measured 0.32 s; the bound only has to catch an import that does not belong here
+
+
+@pytest.fixture(autouse=True)
+def _quiet_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in [name for name in os.environ if name.upper().startswith("EVERSTREAM_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)
+
+
+def problems(flags: dict[str, str | bool] | None = None, config_file: Path | None = None) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load(flags, config_file)
+    return caught.value.problems
+
+
+def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "everstream.toml").write_text("port = 1\nheartbeat_ms = 1001\ndrain_s = 1.5\n")
+    monkeypatch.setenv("EVERSTREAM_PORT", "2")
+    monkeypatch.setenv("EVERSTREAM_HEARTBEAT_MS", "1002")
+    loaded = load({"port": "3"})
+    assert (loaded.settings.port, loaded.settings.heartbeat_ms, loaded.settings.drain_s) == (3, 1002, 1.5)
+    assert loaded.settings.host == "127.0.0.1"
+    sources = [loaded.origins[name].source for name in ("port", "heartbeat_ms", "drain_s", "host")]
+    assert sources == [Source.FLAG, Source.ENV, Source.FILE, Source.DEFAULT]
+
+
+def test_the_file_is_the_flags_then_the_environments_then_the_working_directorys(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "everstream.toml").write_text("port = 1\n")
+    (tmp_path / "env.toml").write_text("port = 2\n")
+    (tmp_path / "flag.toml").write_text("port = 3\n")
+    assert load().settings.port == 1
+    monkeypatch.setenv("EVERSTREAM_CONFIG", str(tmp_path / "env.toml"))
+    assert load().settings.port == 2
+    assert load(config_file=tmp_path / "flag.toml").settings.port == 3
+
+
+def test_settings_made_in_a_program_read_no_environment_and_no_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "everstream.toml").write_text("port = 1\n")
+    monkeypatch.setenv("EVERSTREAM_PORT", "2")
+    assert Settings().port == 8000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_can_be_given_in_all_three_places(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    value = getattr(Settings(), name)
+    text = "given" if value is None else str(value)
+    quoted = f'"{text}"' if value is None or isinstance(value, str | Path) else text.lower()
+    assert load({name: text}).origins[name].place == flag_of(name)
+    (tmp_path / "everstream.toml").write_text(f"{name} = {quoted}\n")
+    assert load().origins[name].source is Source.FILE
+    monkeypatch.setenv(env_of(name), text)
+    assert load().origins[name].place == env_of(name)
+
+
+def test_an_unknown_name_is_an_error_that_names_the_nearest_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "everstream.toml").write_text('key-prefix = "a"\n[server]\nport = 3\n')
+    monkeypatch.setenv("EVERSTREAM_HEARTBEET_MS", "5")
+    said = problems({"prot": "3"})
+    assert said == (
+        "there is no setting key-prefix; did you mean key_prefix? (file everstream.toml)",
+        "there is no setting server (file everstream.toml)",
+        "there is no environment variable EVERSTREAM_HEARTBEET_MS; did you mean EVERSTREAM_HEARTBEAT_MS?",
+        "there is no flag --prot; did you mean --port?",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("port", "http", "a whole number"),
+        ("port", "65536", "less than or equal to 65535"),
+        ("port", "-1", "greater than or equal to 0"),
+        ("drain_s", "soon", "a number"),
+        ("drain_s", "nan", "a finite number"),
+        ("drain_s", "inf", "a finite number"),
+        ("drain_s", "-1", "greater than or equal to 0"),
+        ("store_timeout_s", "0", "greater than 0"),
+        ("stream_ttl_s", "-5", "greater than or equal to 60"),
+        ("insecure", "maybe", "true or false"),
+        ("host", "", "not empty"),
+        ("log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
+        ("openai_api", "batch", "'chat' or 'responses'"),
+        ("store", "redis", "a URL such as embedded:// or redis://host:6379/0"),
+        ("key_prefix", "{es}", "1 to 32 letters, digits or _ . : -"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_says_what_and_where_from(name: str, value: str, wanted: str) -> None:
+    assert problems({name: value}) == (f"{name} = {value!r} (flag {flag_of(name)}): should be {wanted}",)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith(UNITS)])
+def test_no_time_and_no_size_may_be_negative(name: str) -> None:
+    assert len(problems({name: "-1"})) == 1
+
+
+def test_a_lease_must_be_renewed_before_it_lapses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERSTREAM_LEASE_MS", "500")
+    assert problems() == (
+        "lease_renew_ms = 500 must be less than lease_ms = 500 "
+        "(lease_renew_ms: default, lease_ms: environment EVERSTREAM_LEASE_MS)",
+    )
+
+
+def test_all_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERSTREAM_PORT", "x")
+    monkeypatch.setenv("EVERSTREAM_NONSENSE", "x")
+    assert len(problems({"host": "", "drain_s": "x"})) == 4
+
+
+@pytest.mark.parametrize("content", [b"port = ", b"\xff\xfe"])
+def test_a_broken_file_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    (line,) = problems(config_file=path)
+    assert line.startswith(f"the settings file {path} is not TOML: ")
+
+
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
+    path = tmp_path / "absent.toml"
+    assert problems(config_file=path) == (f"the settings file {path} cannot be read: No such file or directory",)
+    (line,) = problems(config_file=tmp_path)
+    assert "cannot be read: Is a directory" in line
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERSTREAM_PORT", "")
+    monkeypatch.setenv("EVERSTREAM_OPENAI_API_KEY", "")
+    monkeypatch.setenv("EVERSTREAM_CONFIG", "")
+    loaded = load()
+    assert loaded.settings == Settings()
+    assert loaded.origins["port"].source is Source.DEFAULT
+
+
+def test_a_secret_is_never_shown() -> None:
+    loaded = load({"openai_api_key": "sk-hidden", "store": "redis://me:pass@word@db:6379/0"})
+    assert loaded.settings.openai_api_key is not None
+    assert loaded.settings.openai_api_key.get_secret_value() == "sk-hidden"
+    shown = str(effective(loaded))
+    assert "sk-hidden" not in repr(loaded.settings) + shown
+    assert "pass" not in shown
+    assert "word" not in shown
+    assert effective(loaded)["store"] == "redis://me:********@db:6379/0"
+
+
+def test_a_wrong_secret_is_not_shown_either(tmp_path: Path) -> None:
+    path = tmp_path / "es.toml"
+    path.write_text("openai_api_key = 774411\n")
+    (line,) = problems(config_file=path)
+    assert line.startswith("openai_api_key = ********")
+    assert "774411" not in line
+    for url in ("REDIS://u:774411@h", "u:774411@h", "redis:u:774411@h", "Redis://h?password=774411&db=1"):
+        (line,) = problems({"store": url})
+        assert "774411" not in line
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def test_every_setting_says_what_it_is_and_every_number_its_unit() -> None:
+    rows = list(describe())
+    assert [row.name for row in rows] == list(NAMES)
+    counts = {
+        "port", "streams_per_connection", "commands_in_flight", "provider_max_connections", "provider_max_retries",
+        "streams_in_memory",
+    }  # fmt: skip
+    for row in rows:
+        assert row.description.endswith("."), row.name
+        assert row.flag == "--" + row.name.replace("_", "-")
+        assert row.env == "EVERSTREAM_" + row.name.upper()
+        if re.fullmatch(r"[\d.]+", row.default) and row.name != "host":
+            assert row.name.endswith(UNITS) or row.name in counts, row.name
+
+
+def test_the_data_directory_follows_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if sys.platform != "linux":
+        pytest.skip("the XDG rules are Linux's")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    assert Settings().data_dir == tmp_path / ".local" / "share" / "everstream"
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "xdg"))
+    assert Settings().data_dir == tmp_path / "xdg" / "everstream"
+    monkeypatch.setenv("XDG_DATA_HOME", "relative/is/invalid")
+    assert Settings().data_dir == tmp_path / ".local" / "share" / "everstream"
+    assert load({"data_dir": "~/x"}).settings.data_dir == tmp_path / "x"
+    assert load({"data_dir": "x"}).settings.data_dir == Path.cwd() / "x"
+
+
+def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "es.toml"
+    path.write_text("port = 1\n")
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user reads every file")
+    assert problems(config_file=path) == (f"the settings file {path} cannot be read: Permission denied",)
+    path.chmod(stat.S_IRUSR)
+
+
+def test_reading_the_settings_stays_light() -> None:
+    script = (
+        "import resource, everstream.config as c; c.load(); u = resource.getrusage(0); print(u.ru_utime + u.ru_stime)"
+    )
+    backend = str(Path(config.__file__).parents[1])
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": backend},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert float(run.stdout) < CPU_LIMIT_S
