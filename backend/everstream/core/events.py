@@ -10,7 +10,7 @@ none and are always written.  Times named `at` are Unix time in milliseconds.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -52,12 +52,16 @@ class Tool(msgspec.Struct, frozen=True):
     parameters: dict[str, Any] = {}
 
 
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+_NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+
+
 class Params(msgspec.Struct, frozen=True, omit_defaults=True):
     """The parameters that mean the same with every provider.  Others travel beside them, untouched."""
 
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
+    max_tokens: _Positive | None = None
+    temperature: _NotNegative | None = None
+    top_p: _NotNegative | None = None
     stop: str | list[str] | None = None
     seed: int | None = None
     system: str | None = None
@@ -67,8 +71,8 @@ class Params(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
-    output_tokens: int | None = None
-    usd: float | None = None
+    output_tokens: _Positive | None = None
+    usd: _NotNegative | None = None
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,0 +1,220 @@
+#!lua name=everstream_VERSION
+-- What a store does atomically: the rules of the log (see core/log.py), one function a verb.
+--
+-- Keys of a stream, all with the hash tag of its partition:
+--   h:STREAM   hash   e epoch table "epoch:start,…" · b base · n leader · m meta · s "1" when ended
+--                     x "1" when to be cancelled · f "1" when somebody follows · z the folded sum
+--   l:STREAM   list   the entries after base
+--   o          set    the partition's open streams
+--   q:REQUEST  string the stream that a request made
+-- Epochs need 53 bits, which a Lua number holds exactly.
+
+local OK, FENCED, GAP = 0, 1, 2
+
+local function clock_ms()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+local function table_of(packed)
+  local epochs = {}
+  for epoch, start in string.gmatch(packed, '(%d+):(%d+)') do
+    epochs[#epochs + 1] = {tonumber(epoch), tonumber(start)}
+  end
+  return epochs
+end
+
+-- lease.next_epoch
+local function next_epoch(last, tag)
+  return math.max(math.floor(last / 1024) + 1, clock_ms()) * 1024 + tag
+end
+
+-- lease.agreement
+local function agreement(ours, our_tail, theirs, their_tail)
+  local common = 0
+  for i = 1, math.min(#ours, #theirs) do
+    if ours[i][1] ~= theirs[i][1] or ours[i][2] ~= theirs[i][2] then break end
+    common = i
+  end
+  if common == 0 then return 0 end
+  local our_end = ours[common + 1] and ours[common + 1][2] or our_tail
+  local their_end = theirs[common + 1] and theirs[common + 1][2] or their_tail
+  return math.min(our_end, their_end, our_tail, their_tail)
+end
+
+-- KEYS of each write: head, list, open set.
+-- ARGV: ttl_s, then for each write: stream, push name, epochs, base, ends, leader, meta, count, entries…
+-- Reply: for each write verdict, tail, cancelled.
+local function commit(keys, args)
+  local replies = {}
+  local ttl_s = tonumber(args[1])
+  local k, a = 1, 2
+  while k <= #keys do
+    local head, list, open = keys[k], keys[k + 1], keys[k + 2]
+    local stream, push_to, epochs, base = args[a], args[a + 1], args[a + 2], tonumber(args[a + 3])
+    local ends, leader, meta, count = args[a + 4], args[a + 5], args[a + 6], tonumber(args[a + 7])
+    local first = a + 8
+    local now = redis.call('HMGET', head, 'e', 'b', 'x', 'f')
+    local verdict, tail = OK, 0
+    if not now[1] and base > 0 then
+      verdict = GAP
+    else
+      local bottom = tonumber(now[2] or 0)
+      tail = bottom + redis.call('LLEN', list)
+      local keep = tail
+      local newer = now[1] ~= epochs
+      if not now[1] then
+        redis.call('HSET', head, 'e', epochs, 'b', 0, 'n', leader, 'm', meta)
+        redis.call('SADD', open, stream)
+      elseif newer then
+        local ours, theirs = table_of(now[1]), table_of(epochs)
+        if theirs[#theirs][1] <= ours[#ours][1] then
+          verdict = FENCED
+        else
+          keep = agreement(ours, tail, theirs, base + count)
+        end
+      end
+      if verdict == OK and (base > keep or keep < bottom) then
+        verdict, tail = GAP, keep
+      end
+      if verdict == OK then
+        if newer and now[1] then
+          if keep < tail then
+            if keep == bottom then redis.call('DEL', list) else redis.call('LTRIM', list, 0, keep - bottom - 1) end
+            tail = keep
+          end
+          redis.call('HSET', head, 'e', epochs, 'n', leader)
+          redis.call('HDEL', head, 's')
+          redis.call('SADD', open, stream)
+          redis.call('PERSIST', head)
+        end
+        local skip = tail - base
+        if skip < count then
+          tail = bottom + redis.call('RPUSH', list, unpack(args, first + skip, first + count - 1))
+        end
+        if ends == '1' then
+          redis.call('HSET', head, 's', '1')
+          redis.call('SREM', open, stream)
+          redis.call('EXPIRE', head, ttl_s)
+          redis.call('EXPIRE', list, ttl_s)
+        end
+        if now[4] then
+          redis.call('SPUBLISH', push_to, cmsgpack.pack({stream, epochs, base, {unpack(args, first, first + count - 1)}}))
+        end
+      end
+    end
+    replies[#replies + 1] = verdict
+    replies[#replies + 1] = tail
+    replies[#replies + 1] = now[3] and 1 or 0
+    k, a = k + 3, first + count
+  end
+  return replies
+end
+
+-- KEYS: head, list, open, request key (or none).  ARGV: stream, node, tag, meta, request_ttl_s, prefix of heads
+-- Reply: stream, epochs, fresh.  The stream a request made lies in the request's partition.
+local function create(keys, args)
+  local stream, node, tag, meta = args[1], args[2], tonumber(args[3]), args[4]
+  if keys[4] then
+    local made = redis.call('GET', keys[4])
+    if made then
+      local epochs = redis.call('HGET', args[6] .. made, 'e')
+      if epochs then return {made, epochs, 0} end
+    end
+  end
+  local there = redis.call('HGET', keys[1], 'e')
+  if there then return {stream, there, 0} end
+  local epochs = string.format('%.0f:0', next_epoch(0, tag))
+  redis.call('HSET', keys[1], 'e', epochs, 'b', 0, 'n', node, 'm', meta)
+  redis.call('SADD', keys[3], stream)
+  if keys[4] then redis.call('SET', keys[4], stream, 'EX', tonumber(args[5])) end
+  return {stream, epochs, 1}
+end
+
+-- KEYS: head, list.  ARGV: after.  Reply: head fields e b n m s x z, tail, after, entries; or nothing.
+local function read(keys, args)
+  local h = redis.call('HMGET', keys[1], 'e', 'b', 'n', 'm', 's', 'x', 'z')
+  if not h[1] then return {} end
+  local bottom = tonumber(h[2] or 0)
+  local tail = bottom + redis.call('LLEN', keys[2])
+  local after = math.min(math.max(tonumber(args[1]), bottom), tail)
+  local entries = {}
+  if after < tail then entries = redis.call('LRANGE', keys[2], after - bottom, -1) end
+  return {h[1], bottom, h[3] or '', h[4] or '', h[5] and 1 or 0, h[6] and 1 or 0, h[7] or '', tail, after, entries}
+end
+
+-- KEYS: head, list.  ARGV: expected leader, node, tag.  Reply as of read; nothing where somebody else was faster.
+local function adopt(keys, args)
+  local h = redis.call('HMGET', keys[1], 'e', 'n', 's', 'b')
+  if not h[1] or h[3] or h[2] ~= args[1] then return {} end
+  local epochs = table_of(h[1])
+  local tail = tonumber(h[4] or 0) + redis.call('LLEN', keys[2])
+  local epoch = next_epoch(epochs[#epochs][1], tonumber(args[3]))
+  redis.call('HSET', keys[1], 'e', string.format('%s,%.0f:%d', h[1], epoch, tail), 'n', args[2])
+  return read(keys, {'0'})
+end
+
+-- KEYS: head, list.  Reply as of read, without entries.
+local function mark_cancelled(keys, args)
+  local h = redis.call('HMGET', keys[1], 'e', 's')
+  if h[1] and not h[2] then redis.call('HSET', keys[1], 'x', '1') end
+  return read(keys, {'9007199254740991'})
+end
+
+-- KEYS: head, list.  ARGV: tail, the sum.  Reply: 1 where it was done.
+local function fold(keys, args)
+  local h = redis.call('HMGET', keys[1], 'b', 's')
+  if not h[2] then return 0 end
+  local tail = tonumber(h[1] or 0) + redis.call('LLEN', keys[2])
+  if tail ~= tonumber(args[1]) then return 0 end
+  redis.call('HSET', keys[1], 'b', tail, 'z', args[2])
+  redis.call('DEL', keys[2])
+  return 1
+end
+
+-- KEYS: head.  From now on commits are pushed.
+local function follow(keys, args)
+  if redis.call('EXISTS', keys[1]) == 1 then return redis.call('HSET', keys[1], 'f', '1') end
+  return 0
+end
+
+-- KEYS: nodes.  ARGV: node, lease_ms.  Leases are a sorted set: member node, score the time it runs out.
+local function renew(keys, args)
+  local now = clock_ms()
+  redis.call('ZADD', keys[1], now + tonumber(args[2]), args[1])
+  redis.call('ZREMRANGEBYSCORE', keys[1], '-inf', now - 3600000)
+  return now
+end
+
+-- KEYS: nodes.  Reply: those whose lease has not run out.
+local function nodes(keys, args)
+  return redis.call('ZRANGEBYSCORE', keys[1], '(' .. string.format('%.0f', clock_ms()), '+inf')
+end
+
+-- KEYS: open sets.  ARGV: for each the prefix of its heads.  Reply: stream, leader, stream, leader, …
+local function open_streams(keys, args)
+  local found = {}
+  for i = 1, #keys do
+    for _, stream in ipairs(redis.call('SMEMBERS', keys[i])) do
+      local h = redis.call('HMGET', args[i] .. stream, 'n', 's')
+      if h[1] and not h[2] then
+        found[#found + 1] = stream
+        found[#found + 1] = h[1]
+      else
+        redis.call('SREM', keys[i], stream)
+      end
+    end
+  end
+  return found
+end
+
+redis.register_function('es_commit_VERSION', commit)
+redis.register_function('es_create_VERSION', create)
+redis.register_function{function_name = 'es_read_VERSION', callback = read, flags = {'no-writes'}}
+redis.register_function('es_adopt_VERSION', adopt)
+redis.register_function('es_mark_cancelled_VERSION', mark_cancelled)
+redis.register_function('es_fold_VERSION', fold)
+redis.register_function('es_follow_VERSION', follow)
+redis.register_function('es_renew_VERSION', renew)
+redis.register_function{function_name = 'es_nodes_VERSION', callback = nodes, flags = {'no-writes'}}
+redis.register_function('es_open_streams_VERSION', open_streams)
