@@ -1,0 +1,155 @@
+"""The bench's own claims: its tools count every delta, its arithmetic compares like with like.  No time is asserted.
+
+The tests that run the C tools are skipped where there is no C compiler, with that reason.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.bench import micro, report
+from tests.bench.__main__ import main, turns
+from tests.bench.build import NoCompiler, compiler, program
+from tests.bench.process import Process
+from tests.bench.scenarios import QUICK, SCENARIOS, Sample, play
+from tests.bench.targets import Bench
+
+SMALL = {
+    "steady": replace(QUICK["steady"], streams=8, deltas=20, per_s=50, warm_ms=0),
+    "burst": replace(QUICK["burst"], streams=2, deltas=500, naive_deltas=50),
+    "ttft": replace(QUICK["ttft"], repeats=3),
+    "resume": replace(QUICK["resume"], deltas=300, repeats=2),
+    "cancel": replace(QUICK["cancel"], streams=4),
+}
+
+HAS_SERVER = importlib.util.find_spec("everstream.__main__") is not None
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    try:
+        compiler()
+    except NoCompiler as error:
+        pytest.skip(str(error))
+    names = ("naive", "server", "floor") if HAS_SERVER else ("naive", "floor")
+    with Bench(names) as running:
+        yield running
+
+
+@pytest.mark.parametrize("target", ["naive", "server", "floor"])
+@pytest.mark.parametrize("name", list(SMALL))
+def test_every_delta_is_counted_once_and_in_order(bench: Bench, name: str, target: str) -> None:
+    if target not in SMALL[name].targets:
+        pytest.skip(f"{target} has no {name}")
+    if target not in bench.targets:
+        pytest.skip("the server cannot be started yet")
+    sample = play(bench, SMALL[name], bench.targets[target])
+    assert sample.complaints == ()
+    if name == "cancel":
+        assert sample.figures["provider_unclosed"] == 0
+    else:
+        assert all(value >= 0 for figure, value in sample.figures.items() if not figure.startswith("ttft"))
+
+
+def test_a_delta_that_never_comes_is_complained_of(bench: Bench) -> None:
+    cut = replace(SMALL["steady"], deltas=10_000, limit_s=0.5)
+    sample = play(bench, cut, bench.targets["floor"])
+    assert any("ended as they should" in complaint for complaint in sample.complaints)
+    assert any("deltas arrived" in complaint for complaint in sample.complaints)
+
+
+def test_cpu_is_that_of_the_process_and_its_children(bench: Bench, tmp_path: Path) -> None:
+    spin = "import subprocess,sys,time\nfor i in range(300000): pass\n"
+    parent = spin + "subprocess.run([sys.executable,'-c','for i in range(3000000): pass\\nprint(1,flush=True)\\n"
+    parent += "import time\\ntime.sleep(60)'])\n"
+    process = Process("spinner", [sys.executable, "-c", parent], tmp_path / "out", os.environ)
+    try:
+        process.wait_ready(lambda: process.text().startswith("1"))
+        alone_ns = int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0])
+        assert process.cpu_ns() > alone_ns > 0
+    finally:
+        process.stop()
+    assert not Path(f"/proc/{process.pid}").exists()
+
+
+def test_nothing_of_a_bench_stays_behind() -> None:
+    try:
+        compiler()
+    except NoCompiler as error:
+        pytest.skip(str(error))
+    with Bench(("floor",)) as running:
+        pids = [running.targets["floor"].process.pid]
+        place = running.place
+        assert place.is_dir()
+    assert not place.exists()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_without_a_compiler_the_bench_says_so_and_stops(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    assert main(["--quick"]) == 2
+    assert "install a C compiler" in capsys.readouterr().err
+
+
+def test_a_program_is_compiled_once(bench: Bench) -> None:
+    first = program("floor")
+    made = first.stat().st_mtime_ns
+    assert program("floor") == first
+    assert first.stat().st_mtime_ns == made
+
+
+def test_a_load_client_that_cannot_connect_fails_with_words(bench: Bench) -> None:
+    words = [str(program("load")), "run", "1", "openai/sim-n1", "1", "1", "5", "0", "0", "x"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1
+    assert "cannot connect" in done.stderr
+
+
+def test_targets_take_turns_there_and_back_again() -> None:
+    order = list(turns(SCENARIOS["steady"], ("naive", "server", "floor"), 2))
+    assert order == ["naive", "server", "floor", "floor", "server", "naive"]
+
+
+def test_every_scenario_has_a_quick_form() -> None:
+    assert QUICK.keys() == SCENARIOS.keys()
+
+
+def test_ratios_are_of_medians_of_one_run() -> None:
+    values = {"naive": [400.0, 900.0, 420.0], "server": [42.0, 40.0, 400.0], "floor": [21.0, 20.0, 22.0]}
+    samples = [
+        Sample("steady", target, {"server_cpu_us": value, "deltas_per_s": 5.0}, (), 0.1)
+        for target, of_target in values.items()
+        for value in of_target
+    ]
+    ratios = report.ratios(report.medians(samples))
+    assert ratios["naive:server"] == {"server_cpu_us": 10.0}
+    assert ratios["server:floor"] == {"server_cpu_us": 2.0}
+
+
+def test_a_complaint_reaches_the_table_and_the_document() -> None:
+    sample = Sample("steady", "server", {"server_cpu_us": 42.0}, ("1 of 2 deltas arrived",), 0.1)
+    assert "! server: 1 of 2 deltas arrived" in report.table(SCENARIOS["steady"], [sample])
+    found = json.loads(json.dumps(report.document([(SCENARIOS["steady"], [sample])], report.machine())))
+    assert found["scenarios"]["steady"]["samples"][0]["complaints"] == ["1 of 2 deltas arrived"]
+
+
+def test_the_micro_path_shows_every_delta_to_its_reader() -> None:
+    for per_read in micro.SHAPES.values():
+        path = micro.Path(per_read)
+        before = path.shown
+        path.step()
+        assert path.shown == before + per_read
+    found = micro.measure(quick=True)
+    assert set(found["shapes"]) == set(micro.SHAPES)
+    assert all(shape["ratio"] > 0 for shape in found["shapes"].values())
