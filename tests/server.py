@@ -140,13 +140,14 @@ class ServerProcess:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "everstream", "serve"]
         command += ["--port", str(self.port), "--data-dir", str(self.data_dir), *self.args]
+        # Run from where no settings file lies.
         with self.log_path.open("ab") as log:
             log.write(f"--- start {self.starts + 1}: {' '.join(command)}\n".encode())
             log.flush()
             # A session of its own: a Ctrl-C in the terminal goes to the tests alone, and they close the server.
             self._process = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=self.data_dir.parent,
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -239,7 +240,13 @@ class ServerProcess:
     def _stop_store(self) -> None:
         command = [sys.executable, "-m", "everstream", "store", "stop", "--data-dir", str(self.data_dir)]
         done = subprocess.run(
-            command, cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, timeout=30.0, check=False
+            command,
+            cwd=self.data_dir.parent,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=30.0,
+            check=False,
         )
         with self.log_path.open("ab") as log:
             log.write(b"--- store stop\n" + done.stdout + done.stderr)
