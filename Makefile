@@ -1,0 +1,125 @@
+# Everything a person does with this checkout, by name.  `make` alone lists it.
+#
+# Nothing is needed beforehand but Python 3.11 or newer and make.  The first target that needs it builds `.venv` from
+# the lock files, whose hashes pip checks.  pip does that rather than a faster installer because it is there already
+# and because it obeys whatever mirror, proxy and certificate the machine has configured for it.
+#
+# What has been done is remembered in stamp files inside `.venv`, so a second `make run` starts at once, and a changed
+# lock file or pyproject.toml is taken up by itself:
+#
+#     .venv/.made  ->  .venv/.runtime (requirements.lock)      ->  .venv/.project (pyproject.toml)
+#                                                                    ->  .venv/.dev (requirements-dev.lock)
+
+# What to give the command behind a target: make run ARGS="--port 9000", make test ARGS="-x tests/core"
+ARGS ?=
+# The Python that makes `.venv`; unset: the first of these that is new enough.
+PYTHON ?=
+PYTHONS := python3.13 python3.12 python3.11 python3 python
+# How many runs of the simulator `make sim` does, each with its own seed.
+SEEDS ?= 20000
+# What pip says.  `make install PIP_QUIET=` shows all of it.
+PIP_QUIET ?= -qq
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input $(PIP_QUIET)
+# Modules are compiled when first imported: compiling all of them now would double the time of the first `make run`.
+PIP_INSTALL := $(PIP) install --no-compile
+TOLD := || { echo "make: the installation failed; 'make install PIP_QUIET=' shows all that pip says" >&2; exit 1; }
+
+# A virtual environment works only where it was made.  In a copied or moved checkout it would run the other one's code,
+# so it is made anew.  One that somebody made by hand has no such mark, and is used as it is.
+MOVED := $(shell test ! -e .venv/.made || { test "$$(cat .venv/.made)" = "$$(pwd -P)" && $(BIN)/python -c ''; } \
+	2>/dev/null || echo moved)
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev run test check format sim bench chaos soak lock clean moved
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo '  ARGS="…" goes to the command behind the target: make run ARGS="--port 9000"'
+
+# ------------------------------------------------------------------------------------------------ use it
+
+install: .venv/.project ## make .venv with what the server needs
+
+run: .venv/.project ## install if need be, and serve
+	@exec $(BIN)/everstream serve $(ARGS)
+
+# ------------------------------------------------------------------------------------------------ work on it
+
+dev: .venv/.dev ## make .venv with what the tests and checks need too
+
+test: .venv/.dev ## run every test that is no chaos or soak run
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+		|| echo "make: there is no chromium here: the browser tests are left out (apt install chromium)"
+	@$(BIN)/python -m pytest -rs $(ARGS)
+
+check: .venv/.dev ## check format, style, types, the direction of imports and the house rules
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy --strict
+	@said=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$said"; exit 1; }
+	@$(BIN)/python -m pytest tests/house
+
+format: .venv/.dev ## put the source into its format, and fix what can be fixed
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+sim: .venv/.dev ## run the simulator over SEEDS seeds (20000)
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
+
+bench: .venv/.dev ## measure what a token costs
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+chaos: .venv/.dev ## kill real servers and stores under load, and look for lost tokens
+	@$(BIN)/python -m pytest -m chaos tests/chaos -s $(ARGS)
+
+soak: .venv/.dev ## run for a long time and look for growth
+	@$(BIN)/python -m pytest -m soak tests -s $(ARGS)
+
+lock: .venv/.dev ## resolve pyproject.toml anew into the lock files (ARGS=--upgrade: to the newest)
+	@$(LOCK) -o requirements.lock $(ARGS)
+	@$(LOCK) --extra dev -c requirements.lock -o requirements-dev.lock $(ARGS)
+
+# For every system and every Python from 3.11 on; no address and no path of this machine gets into the files.
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+clean: ## remove .venv and everything else that was made here
+	@rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+# ------------------------------------------------------------------------------------------------ how .venv is made
+
+.venv/.made: $(MOVED)
+	@if [ -x $(BIN)/python ] && [ ! -e .venv/.made ]; then \
+		echo "make: using the .venv that is here"; \
+	else \
+		for python in $(or $(PYTHON),$(PYTHONS)); do \
+			"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && found=$$python && break; \
+		done; \
+		[ -n "$$found" ] || { echo "make: no Python 3.11 or newer among: $(or $(PYTHON),$(PYTHONS));" \
+			"install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }; \
+		"$$found" -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $$found cannot make virtual" \
+			"environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
+		echo "make: making .venv with $$("$$found" --version)"; \
+		"$$found" -m venv --clear .venv; \
+	fi
+	@pwd -P > $@
+
+.venv/.runtime: requirements.lock .venv/.made
+	@echo "make: installing what the server needs"
+	@$(PIP_INSTALL) --require-hashes -r requirements.lock $(TOLD)
+	@touch $@
+
+.venv/.project: pyproject.toml .venv/.runtime
+	@$(PIP_INSTALL) --no-deps --editable . $(TOLD)
+	@touch $@
+
+.venv/.dev: requirements-dev.lock .venv/.project
+	@echo "make: installing what the tests and checks need"
+	@$(PIP_INSTALL) --require-hashes -r requirements-dev.lock $(TOLD)
+	@touch $@
