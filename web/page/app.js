@@ -17,7 +17,7 @@ import { State, Wire, addressBeside } from "./wire.js";
 
 const SAVE_EVERY_MS = 1_000;
 const TICK_EVERY_MS = 200; // how often figures move while nothing arrives
-const ASK_AGAIN_MS = 1_000; // before subscribing again after an error that passes
+const ASK_AGAIN_MS = 2_000; // at most this long until a subscribe that failed for the moment is sent again
 const FRAME_BYTES = 1_048_576; // until a welcome says otherwise
 const CLOSE_UNAUTHORIZED = 4501;
 const CLOSE_EXPIRED = 4005;
@@ -36,7 +36,6 @@ class Page {
   #turns = load(sessionStorage);
   #views = [];
   #meter = new Meter();
-  #subscribing = false; // a subscribe is under way: holes seen meanwhile need no other
   #drawing = false;
   #ticking = 0;
   #savedAt = 0;
@@ -149,7 +148,7 @@ class Page {
   #hello() {
     const token = sessionStorage.getItem(TOKEN_KEY);
     const stream = this.#running?.stream;
-    this.#subscribing = false;
+    if (stream) stream.waiting = true;
     return { ...(token ? { token } : {}), resume: stream ? [position(stream)] : [] };
   }
 
@@ -232,12 +231,11 @@ class Page {
 
   async #subscribe() {
     const stream = this.#running?.stream;
-    if (!stream || this.#subscribing) return;
-    this.#subscribing = true;
+    if (!stream) return;
+    stream.waiting = true;
     try {
       this.#onFrame(await this.wire.request({ type: "subscribe", ...position(stream) }));
     } catch (error) {
-      this.#subscribing = false;
       if (error.code !== "connection.lost") this.#streamFailed(error);
     }
   }
@@ -253,12 +251,7 @@ class Page {
       return;
     }
     if (stream === null || frame.stream !== stream.id) return;
-    if (frame.type === "subscribed" || frame.type === "snapshot") {
-      this.#subscribing = false;
-      this.#meter.catchUp(frame.tail ?? frame.upto);
-    } else if (frame.upto === undefined) {
-      return;
-    }
+    if (frame.type === "subscribed" || frame.type === "snapshot") this.#meter.catchUp(frame.tail ?? frame.upto);
     if (apply(stream, frame) === Verdict.HOLE) this.#subscribe();
     this.#meter.note(performance.now(), stream.pieces, stream.offset);
     if (stream.end !== null) this.#finish(turn);
@@ -274,7 +267,7 @@ class Page {
   #streamFailed({ code, message, retryable, retry_after_ms }) {
     const turn = this.#running;
     if (turn === null) return;
-    if (retryable) setTimeout(() => this.#subscribe(), Math.max(retry_after_ms ?? 0, ASK_AGAIN_MS));
+    if (retryable) setTimeout(() => this.#subscribe(), (retry_after_ms ?? 0) + Math.random() * ASK_AGAIN_MS);
     else this.#finish(turn, { code, message, retryable });
     this.#changed();
   }
@@ -296,7 +289,7 @@ class Page {
     this.#views = [];
     for (const turn of this.#turns) this.#addView(turn);
     this.#changed();
-    this.end.goToEnd();
+    if (this.#turns.length) this.end.goToEnd();
   }
 
   #addView(turn) {

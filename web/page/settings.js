@@ -65,19 +65,7 @@ export class Settings {
   offer(models) {
     this.#models = models.filter((model) => model.usable);
     const wanted = this.model || this.#chosen.model;
-    const groups = new Map();
-    for (const { id } of this.#models) {
-      const provider = id.slice(0, id.indexOf("/"));
-      if (!groups.has(provider)) {
-        const group = document.createElement("optgroup");
-        group.label = provider;
-        groups.set(provider, group);
-      }
-      const option = element("option", "", id.slice(id.indexOf("/") + 1));
-      option.value = id;
-      groups.get(provider).append(option);
-    }
-    this.#select.replaceChildren(...groups.values());
+    this.#select.replaceChildren(...this.#models.map(({ id }) => element("option", "", id)));
     this.#select.disabled = this.#models.length === 0;
     if (this.#models.length === 0) this.#select.append(element("option", "", "no model is usable"));
     const real = this.#models.find(({ id }) => !id.startsWith(SCRIPTED));
@@ -100,7 +88,7 @@ export class Settings {
     fold.classList.toggle("wanted", onlyScripted);
     const lines = [...ways].map(([way, provider]) => {
       const line = element("li", "");
-      line.append(element("b", "", provider), ` ${way ?? "is not usable"}`);
+      line.append(element("b", "", provider), `: ${way ?? "is not usable"}`);
       return line;
     });
     if (onlyScripted) lines.unshift(element("li", "", KEY_HINT));

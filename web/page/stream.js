@@ -7,12 +7,20 @@
 //
 //   after == n            APPLIED    the position becomes `upto`
 //   upto <= n, or ended   IGNORED    seen before
-//   anything else         HOLE       subscribe again from the position
+//   snapshot              REPLACED   it stands for all entries up to `upto`
+//   subscribed, accepted  NOTED      the epoch may grow, never shrink: an old reply may be read late
+//   anything else         HOLE       subscribe again from the position; said once, until the server has answered
 //
 // `revision` goes up whenever what was shown before is replaced (a snapshot, a seam that starts over): a view that
 // appends compares it and begins anew.
 
-export const Verdict = Object.freeze({ APPLIED: "applied", IGNORED: "ignored", HOLE: "hole" });
+export const Verdict = Object.freeze({
+  APPLIED: "applied",
+  IGNORED: "ignored",
+  REPLACED: "replaced",
+  NOTED: "noted",
+  HOLE: "hole",
+});
 
 // Entries that hold a piece of what the model said.  One piece is about one token.
 const CONTENT = new Set(["delta_text", "delta_thinking", "delta_tool_call", "delta_refusal"]);
@@ -20,15 +28,16 @@ const CONTENT = new Set(["delta_text", "delta_thinking", "delta_tool_call", "del
 const ENTRIES_BEFORE_CONTENT = 3;
 
 /** A stream of which nothing was read yet. */
-export function newStream(id, epoch = 0) {
+export function newStream(id, epoch = null) {
   return {
     id,
     epoch,
     offset: 0,
+    waiting: false, // a hole was asked about, or a resume: the answer is on its way
     text: "",
     thinking: "",
     refusal: "",
-    tool_calls: [],
+    tool_calls: [], // {index, call_id, name, arguments}, by index
     seams: [], // {at: length of the text before it, epoch, reason, continuation, check}
     pieces: 0,
     ttft_ms: null,
@@ -43,23 +52,30 @@ export function position(stream) {
   return { stream: stream.id, epoch: stream.epoch, offset: stream.offset };
 }
 
-/** Take one frame of this stream into `stream` (changed in place) and say what became of it. */
+/** Take one frame into `stream` (changed in place) and say what became of it. */
 export function apply(stream, frame) {
-  if (frame.type === "subscribed") {
-    // The server found our position in its history: from here on we share its epoch.
-    stream.epoch = Math.max(stream.epoch, frame.epoch);
-    return Verdict.APPLIED;
+  if (frame.stream !== stream.id) return Verdict.IGNORED;
+  if (frame.type === "subscribed" || frame.type === "accepted") {
+    growEpoch(stream, frame.epoch);
+    if (frame.type === "subscribed") stream.waiting = false;
+    return Verdict.NOTED;
   }
+  if (!isOffset(frame.upto)) return Verdict.IGNORED;
   if (frame.type === "snapshot") {
     replace(stream, frame);
-    return Verdict.APPLIED;
+    return Verdict.REPLACED;
   }
+  if (!isOffset(frame.after) || frame.after >= frame.upto) return Verdict.IGNORED;
   if (stream.end !== null || frame.upto <= stream.offset) return Verdict.IGNORED;
-  if (frame.after !== stream.offset) return Verdict.HOLE;
+  if (frame.after !== stream.offset) {
+    if (stream.waiting) return Verdict.IGNORED;
+    stream.waiting = true;
+    return Verdict.HOLE;
+  }
   stream.offset = frame.upto;
+  stream.waiting = false;
   if (CONTENT.has(frame.type)) stream.pieces += frame.upto - frame.after;
-  const entry = ENTRIES[frame.type];
-  if (entry !== undefined) entry(stream, frame); // an entry of a kind we do not know still has its place
+  if (Object.hasOwn(ENTRIES, frame.type)) ENTRIES[frame.type](stream, frame); // an unknown entry still has its place
   return Verdict.APPLIED;
 }
 
@@ -88,7 +104,7 @@ const ENTRIES = {
     call.arguments += frame.arguments;
   },
   seam(stream, frame) {
-    stream.epoch = Math.max(stream.epoch, frame.epoch);
+    growEpoch(stream, frame.epoch);
     if (frame.continuation === "restart") clear(stream);
     const { epoch, reason, continuation, check } = frame;
     stream.seams.push({ at: stream.text.length, epoch, reason, continuation, check });
@@ -112,14 +128,24 @@ function replace(stream, frame) {
   clear(stream);
   stream.epoch = frame.epoch;
   stream.offset = frame.upto;
-  stream.text = frame.text;
-  stream.thinking = frame.thinking;
+  stream.waiting = false;
+  stream.text = frame.text ?? "";
+  stream.thinking = frame.thinking ?? "";
   stream.refusal = frame.refusal ?? "";
-  stream.tool_calls = frame.tool_calls.map((call) => ({ ...call }));
+  stream.tool_calls = (frame.tool_calls ?? []).map((call) => ({ ...call }));
   stream.pieces = Math.max(0, frame.upto - ENTRIES_BEFORE_CONTENT);
   stream.end = frame.end ? endOf(frame.end) : null;
 }
 
-function endOf({ reason, finish_reason, usage, cost, metrics, error, warnings }) {
-  return { reason, finish_reason, usage, cost, metrics, error, warnings };
+/** The fields of `stream_end` without those that say where it stands. */
+function endOf({ type, stream, after, upto, ...fields }) {
+  return fields;
+}
+
+function growEpoch(stream, epoch) {
+  if (isOffset(epoch) && (stream.epoch === null || epoch > stream.epoch)) stream.epoch = epoch;
+}
+
+function isOffset(value) {
+  return Number.isSafeInteger(value) && value >= 0;
 }

@@ -185,12 +185,15 @@ export class TurnView {
   }
 }
 
+const FIGURES = ["end", "waiting", "ttft", "tokens", "rate", "total", "cost", "left-out"]; // in the order shown
+
 /** The line of figures under an answer: how soon, how much, how fast, how it ended. */
 class Figures {
   #cells = new Map();
 
   constructor() {
     this.root = element("p", "figures");
+    for (const name of FIGURES) this.#set(name, "");
   }
 
   show(turn, { now, rate }) {
@@ -213,7 +216,6 @@ class Figures {
   #set(name, text) {
     let cell = this.#cells.get(name);
     if (cell === undefined) {
-      if (text === "") return;
       cell = element("span", "figure");
       cell.dataset.figure = name;
       this.#cells.set(name, cell);
@@ -288,7 +290,7 @@ export class Speaker {
 export class EndKeeper {
   #scroller;
   #button;
-  #atEnd = true;
+  #atEnd = false;
   #top = 0;
 
   constructor(scroller, button) {

@@ -19,6 +19,7 @@ const PROBE_WITHIN_MS = 3_000; // a page that wakes up does not wait two heartbe
 const SETTLED_MS = 5_000; // a connection that lived this long makes the next wait start small again
 const WATCH_EVERY_MS = 1_000;
 const PENDING_MOST = 64;
+const CLOSE_TOO_BIG = 1009; // WebSocket's own word for 4509
 
 export const State = Object.freeze({
   CLOSED: "closed",
@@ -40,7 +41,7 @@ export class CommandError extends Error {
 
 /** Whether a close code tells the client to stay away. */
 export function isFinal(closeCode) {
-  return closeCode >= 4500 && closeCode <= 4999;
+  return (closeCode >= 4500 && closeCode <= 4999) || closeCode === CLOSE_TOO_BIG;
 }
 
 /** Milliseconds to wait before attempt number `attempt` (0 is the first): anywhere below a doubling ceiling. */
