@@ -1,0 +1,372 @@
+"""A WebSocket client for Everstream: ask, read, cancel; it comes back by itself and loses nothing.
+
+    async with Client("ws://127.0.0.1:8000/ws") as client:
+        stream = await client.generate(model="scripted/count", messages=[{"role": "user", "content": "hi"}])
+        async for frame in stream:
+            print(frame.get("text", ""), end="")
+
+`Link` keeps the connection.  Coming back is one `hello` that names every open stream and its position; the server
+goes on after it.  Every command here may be sent twice without harm (`generate` carries a `request_id`, the others
+say what shall be, not what to add), so whatever had no reply when the connection went is simply sent again.
+
+Frames go into the stream's `StreamState` at once.  They also wait for whoever iterates, but not without bound: if too
+many wait they are dropped, and the reader gets one `snapshot` frame of the state instead, which stands for them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from everstream.core.errors import EverstreamError
+from everstream.core.wire import Encoding
+from everstream.link import Link, LinkState, error_in
+from everstream.reconnect import Backoff
+from everstream.reducer import Frame, StreamState, Verdict
+
+FRAMES_WAITING_MAX = 256  # of one stream, for its reader
+CALLS_MAX = 1024  # commands without a reply
+STRAYS_MAX = 64  # streams remembered whose frames came before the reply that names them
+SUBSCRIBE_AGAIN_MS = 500  # at most, where a server could not serve a stream just now
+
+OnState = Callable[[LinkState, str], None]
+
+
+@dataclass(slots=True)
+class _Call:
+    """A command on its way.  Without `done` nobody waits; `about` is the stream a subscription is about."""
+
+    frame: Frame
+    done: asyncio.Future[Frame] | None = None
+    about: Stream | None = None
+    sent: int = 0  # times
+
+    def finish(self, reply: Frame) -> None:
+        if self.done is not None and not self.done.done():
+            self.done.set_result(reply)
+
+    def fail(self, error: Exception) -> None:
+        if self.done is not None and not self.done.done():
+            self.done.set_exception(error)
+
+
+class Stream:
+    """One response stream: iterate it for its frames (one reader), look at `state` for what they amount to."""
+
+    def __init__(self, client: Client, state: StreamState) -> None:
+        self.state = state
+        self._client = client
+        self._frames: deque[Frame] = deque()
+        self._behind = False
+        self._left: Exception | None = None
+        self._news = asyncio.Event()
+
+    @property
+    def id(self) -> str:
+        return self.state.stream
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Frame:
+        """The next frame that was applied.  Raises EverstreamError or ConnectionError where no more can come."""
+        while True:
+            if self._behind:
+                self._behind = False
+                return self.state.snapshot()
+            if self._frames:
+                return self._frames.popleft()
+            if self.state.ended or isinstance(self._left, StopAsyncIteration):
+                raise StopAsyncIteration
+            if self._left is not None:
+                raise self._left
+            self._news.clear()
+            await self._news.wait()
+
+    async def cancel(self) -> int:
+        """Stop the generation.  Returns the fence: no entry after this offset exists or will.
+
+        Raises EverstreamError."""
+        if self.state.ended:
+            return self.state.offset
+        reply = await self._client.call("cancel", stream=self.id)
+        return next((int(s["offset"]) for s in reply["streams"] if s["stream"] == self.id), self.state.offset)
+
+    async def unsubscribe(self) -> None:
+        """Stop reading; the generation goes on.  Iteration ends."""
+        await self._client.forget(self)
+
+    def take(self, frame: Frame) -> Verdict:
+        """For the client: fold a frame in, and keep it for the reader."""
+        verdict = self.state.apply(frame)
+        if verdict in (Verdict.APPLIED, Verdict.REPLACED):
+            if len(self._frames) >= FRAMES_WAITING_MAX:
+                self._frames.clear()
+                self._behind = True
+            elif not self._behind:
+                self._frames.append(frame)
+            self._news.set()
+        return verdict
+
+    def leave(self, why: Exception) -> None:
+        """For the client: nothing more will come."""
+        self._left = why
+        self._news.set()
+
+
+class Client:
+    """A connection that is always there, as far as the world allows.
+
+    `url` may be `ws(s)://` or `http(s)://`, with or without `/ws`.  `token` may be a function that gives a fresh
+    one, for tokens that expire.  `on_state` hears of every step of the connection, from within: it must not wait.
+    Raises EverstreamError (final refusals, failed commands) or ConnectionError (no server within
+    `connect_timeout_s`; the client was closed), ValueError for what is no address.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | Callable[[], str] | None = None,
+        encoding: Literal["json", "msgpack"] = "json",
+        *,
+        on_state: OnState | None = None,
+        backoff: Backoff | None = None,
+        connect_timeout_s: float = 30.0,
+    ) -> None:
+        self.on_state = on_state
+        self._link = Link(url, token, Encoding[encoding.upper()], backoff or Backoff(), self)
+        self._connect_timeout_s = connect_timeout_s
+        self._calls: dict[int, _Call] = {}
+        self._streams: dict[str, Stream] = {}  # the open ones
+        self._strays: deque[str] = deque(maxlen=STRAYS_MAX)
+        self._ready = asyncio.Event()  # once open, or closed for good
+        self._closed: Exception | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        return self._link.url
+
+    @property
+    def link_state(self) -> LinkState:
+        return self._link.state
+
+    @property
+    def welcome(self) -> Frame:
+        """The server's last `welcome`: node, user, limits."""
+        return self._link.welcome
+
+    async def __aenter__(self) -> Client:
+        self._task = asyncio.create_task(self._run())
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                await self._ready.wait()
+        except TimeoutError:
+            await self.aclose()
+            raise ConnectionError(f"no server at {self.url} within {self._connect_timeout_s:g} s") from None
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+        if self._closed is not None:
+            await self.aclose()
+            raise self._closed
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Leave.  Generations go on without this client.  Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._finish(ConnectionError("the client was closed"))
+        await self._link.aclose()
+
+    async def _run(self) -> None:
+        try:
+            self._finish(await self._link.run())
+        except Exception as error:
+            self._finish(error)
+
+    def _finish(self, why: Exception) -> None:
+        if self._closed is not None:
+            return
+        self._closed = why
+        for call in self._calls.values():
+            call.fail(why)
+        for stream in self._streams.values():
+            stream.leave(why)
+        self._streams.clear()
+        self._ready.set()
+
+    # ------------------------------------------------------------------ commands
+
+    async def generate(
+        self,
+        *,
+        model: str,
+        messages: list[Frame],
+        params: Frame | None = None,
+        request_id: str | None = None,
+        **more: Any,
+    ) -> Stream:
+        """Start a generation and read it from its first entry.  Raises EverstreamError.
+
+        `more` are further fields of the command.  With the same `request_id` the server starts nothing new.
+        """
+        fields: Frame = {"request_id": request_id or uuid.uuid4().hex, "model": model, "messages": messages, **more}
+        if params:
+            fields["params"] = params
+        reply = await self.call("generate", **fields)
+        stream: Stream = reply["opened"]
+        return stream
+
+    async def subscribe(self, stream_id: str, epoch: int | None = None, offset: int | None = None) -> Stream:
+        """Read a stream from a position, or from its start.  Raises EverstreamError (`stream.unknown`, …)."""
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            return stream
+        stream = Stream(self, StreamState(stream_id, epoch, offset or 0))
+        self._streams[stream_id] = stream
+        try:
+            await self.call("subscribe", about=stream, **_place(stream.state))
+        except BaseException:
+            self._streams.pop(stream_id, None)
+            raise
+        return stream
+
+    async def models(self) -> list[Frame]:
+        """The models on offer, as the protocol has them.  Raises EverstreamError."""
+        models: list[Frame] = (await self.call("models"))["models"]
+        return models
+
+    async def forget(self, stream: Stream) -> None:
+        """Read this stream no longer."""
+        if self._streams.get(stream.id) is stream:
+            del self._streams[stream.id]
+            stream.leave(StopAsyncIteration())
+            await self.call("unsubscribe", stream=stream.id)
+
+    async def call(self, kind: str, *, about: Stream | None = None, **fields: Any) -> Frame:
+        """Send a command, again after every reconnection, until its reply comes.  Raises EverstreamError."""
+        if self._closed is not None:
+            raise self._closed
+        if len(self._calls) >= CALLS_MAX:
+            raise EverstreamError("limit.rate", f"{CALLS_MAX} commands wait for their reply already")
+        call_id = next(self._link.ids)
+        done: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+        call = self._calls[call_id] = _Call({"type": kind, "id": call_id, **fields}, done, about)
+        try:
+            await self._send(call)
+            return await done
+        finally:
+            self._calls.pop(call_id, None)
+
+    async def _send(self, call: _Call) -> None:
+        try:
+            call.sent += await self._link.send(call.frame)
+        except EverstreamError as error:
+            call.fail(error)
+
+    def _subscribe_again(self, stream: Stream) -> None:
+        """Ask for what follows the stream's position.  If the connection goes, the next `hello` asks."""
+        if self._streams.get(stream.id) is stream and self._link.state is LinkState.OPEN:
+            call_id = next(self._link.ids)
+            call = _Call({"type": "subscribe", "id": call_id, **_place(stream.state)}, None, stream)
+            self._calls[call_id] = call
+            self._link.spawn(self._send(call))
+
+    async def _unsubscribe(self, stream_id: str) -> None:
+        await self._link.send({"type": "unsubscribe", "stream": stream_id})
+
+    # ------------------------------------------------------------------ what the link says
+
+    def resume(self) -> list[Frame]:
+        return [_place(stream.state) for stream in self._streams.values() if stream.state.epoch is not None]
+
+    def entered(self, state: LinkState, detail: str) -> None:
+        if state is LinkState.OPEN:
+            # Subscriptions were renewed by `hello`, but for streams whose epoch no server has named yet.
+            for call in [call for call in self._calls.values() if call.about is None]:
+                self._link.spawn(self._send(call))
+            for stream in [stream for stream in self._streams.values() if stream.state.epoch is None]:
+                self._subscribe_again(stream)
+            self._ready.set()
+        else:
+            self._calls = {call_id: call for call_id, call in self._calls.items() if call.done is not None}
+        if self.on_state is not None:
+            self.on_state(state, detail)
+
+    def received(self, kind: str, frame: Frame) -> None:
+        name, command = frame.get("stream"), frame.get("id")
+        stream = self._streams.get(name) if isinstance(name, str) else None
+        call = self._calls.get(command) if isinstance(command, int) else None
+        if kind == "error":
+            self._refuse(error_in(frame), call, stream)
+            return
+        if kind == "accepted" and isinstance(name, str):
+            stream = self._accept(name, frame, call)
+        elif kind in ("subscribed", "snapshot") and stream is not None:
+            self._settle(stream, frame)
+        elif call is not None:
+            call.finish(frame)
+        elif stream is None and isinstance(name, str) and name not in self._strays:
+            self._strays.append(name)
+        if stream is not None:
+            if stream.take(frame) is Verdict.HOLE:
+                self._subscribe_again(stream)
+            if stream.state.ended:
+                self._streams.pop(stream.id, None)
+
+    def _accept(self, name: str, frame: Frame, call: _Call | None) -> Stream | None:
+        stream = self._streams.get(name)
+        if call is None or call.done is None or call.done.done():
+            if stream is None:  # whoever asked has gone
+                self._link.spawn(self._unsubscribe(name))
+            return stream
+        if stream is None:
+            stream = self._streams[name] = Stream(self, StreamState(name))
+            if call.sent > 1 or name in self._strays:
+                # Its entries may have come already, or go to a connection that is no more.
+                self._subscribe_again(stream)
+        call.finish({**frame, "opened": stream})
+        return stream
+
+    def _settle(self, stream: Stream, reply: Frame) -> None:
+        """Every subscription to `stream` that waited has its answer: replies to `hello` name no command."""
+        for call_id, call in list(self._calls.items()):
+            if call.about is stream:
+                call.finish(reply)
+                del self._calls[call_id]
+
+    def _refuse(self, error: EverstreamError, call: _Call | None, stream: Stream | None) -> None:
+        if call is not None and call.about is None:
+            call.fail(error)
+            return
+        about = stream or (call.about if call is not None else None)
+        if call is not None and call.done is None:
+            self._calls.pop(call.frame["id"], None)
+        if about is None:
+            return
+        if error.retryable:
+            wait_s = (error.retry_after_ms or 0) / 1000 + self._link.chance_s(SUBSCRIBE_AGAIN_MS)
+            asyncio.get_running_loop().call_later(wait_s, self._subscribe_again, about)
+            return
+        self._streams.pop(about.id, None)
+        about.leave(error)
+        for call_id, waiting in list(self._calls.items()):
+            if waiting.about is about:
+                waiting.fail(error)
+                del self._calls[call_id]
+
+
+def _place(state: StreamState) -> Frame:
+    """A stream and where we stand in it; from the start, where no server has named an epoch."""
+    if state.epoch is None:
+        return {"stream": state.stream}
+    return {"stream": state.stream, "epoch": state.epoch, "offset": state.offset}
