@@ -1,4 +1,8 @@
-"""`python -m tests.bench`: play the scenarios, print the tables, write the JSON.  Exit 1 when a delta was missed."""
+"""`python -m tests.bench`: play the scenarios, print the tables, write the JSON.
+
+Exit 1 when the server, or the floor, missed a delta; what the naive relay misses is only told.  Exit 2 without a C
+compiler.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +56,8 @@ def main(words: list[str] | None = None) -> int:
         print(micro.table(found["micro"]))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
-    return 1 if any(sample.complaints for _, samples in played for sample in samples) else 0
+    ours = [sample for _, samples in played for sample in samples if sample.target != "naive"]
+    return 1 if any(sample.complaints for sample in ours) else 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,6 +3,8 @@
 Starlette and `send_json`, the provider's SDK iterated chunk by chunk, one awaited XADD a delta.  It speaks enough of
 the protocol for the bench's load client: `hello`, `generate`, `cancel`, and `resume` by reading the Redis stream.  It
 is honest work, not a straw man: uvloop, hiredis and a shared connection pool, and nothing in it is slow on purpose.
+Some of its cancels get lost on Python 3.11: redis-py sends under `asyncio.wait_for`, which before 3.12 forgets a
+cancel that comes in the same turn as the result.  That is what the usual code does, so it stays.
 
     REDIS_SOCKET=… OPENAI_BASE_URL=… OPENAI_API_KEY=… python -m uvicorn tests.bench.naive:app
 """

@@ -27,7 +27,7 @@ SMALL = {
     "burst": replace(QUICK["burst"], streams=2, deltas=500, naive_deltas=50),
     "ttft": replace(QUICK["ttft"], repeats=3),
     "resume": replace(QUICK["resume"], deltas=300, repeats=2),
-    "cancel": replace(QUICK["cancel"], streams=4),
+    "cancel": replace(QUICK["cancel"], streams=4, targets=("server",)),
 }
 
 HAS_SERVER = importlib.util.find_spec("everstream.__main__") is not None
