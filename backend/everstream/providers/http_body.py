@@ -1,0 +1,160 @@
+"""One HTTP answer as bytes, over the transport that the vendors' packages share.
+
+The packages bring pools, retries, time-outs and authentication; only their reading of the body is passed by, because
+it costs a model object a token.  Both use httpx2 over aiohttp.  Their own byte iterator goes through six async
+generators a read; the reader of the aiohttp response below it is one coroutine.  It is a private attribute, so it is
+looked for, and where it is missing, or where the body is compressed, the official iterator serves: same bytes, slower.
+
+    SDK response -> httpx2.Response -> bound stream -> aiohttp transport's stream -> aiohttp.ClientResponse.content
+
+When a connection breaks, aiohttp raises at once and forgets the bytes that arrived before; they are taken from it here
+first, so that a cut answer keeps every byte that reached this machine.
+
+Closing: `close` ends the TCP connection unless the body was read to its end.  `settle` is for an answer whose terminal
+event has been seen: the last few bytes of framing are read in the background, for at most `SETTLE_S`, so that the
+connection can serve the next request, and nobody waits for that.
+
+This is the only file that names httpx2 and aiohttp, and it imports them when the first client is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from everstream.core.errors import EverstreamError
+from everstream.providers.base import ProviderError
+
+if TYPE_CHECKING:
+    import httpx2
+
+SETTLE_S = 0.5
+POOL_WAIT_S = 30.0  # for a free connection when all are busy
+
+_CAUSES_MAX = 8  # the package's exception, httpx2's, aiohttp's, the system's, and some contexts
+_LOST = ("ServerDisconnectedError", "ClientOSError", "ClientPayloadError", "ClientConnectionResetError")
+READ_ERRORS: tuple[type[BaseException], ...] = (OSError, TimeoutError)
+
+
+def make_limits(max_connections: int) -> httpx2.Limits:
+    """Pool limits.  aiohttp's own bound of 100 applies when no number is given, so one always is."""
+    import httpx2
+
+    return httpx2.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
+
+
+def make_timeout(connect_s: float) -> httpx2.Timeout:
+    """Bounded connecting, unbounded reading: a model may think for an hour, and idleness is the relay's matter."""
+    import httpx2
+
+    return httpx2.Timeout(None, connect=connect_s, pool=POOL_WAIT_S)
+
+
+def read_errors() -> tuple[type[BaseException], ...]:
+    """Everything that a read of a body may raise when the connection fails."""
+    import aiohttp
+    import httpx2
+
+    return (*READ_ERRORS, httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError)
+
+
+def connection_error(name: str, error: BaseException) -> ProviderError:
+    """What a failed connection means.  The text of the exception may hold addresses, so only its kind is told."""
+    if isinstance(error, EverstreamError):
+        return ProviderError(error.code, error.message, retryable=error.retryable)
+    chain: list[BaseException] = []
+    seen: BaseException | None = error
+    while seen is not None and len(chain) < _CAUSES_MAX:
+        chain.append(seen)
+        seen = seen.__cause__ or seen.__context__
+    for cause in reversed(chain):  # the deepest is the most exact: the transport calls a lost connection a time-out
+        kind = type(cause).__name__
+        if isinstance(cause, TimeoutError):
+            return ProviderError("provider.timeout", f"{name} did not answer in time")
+        if isinstance(cause, ConnectionRefusedError | socket.gaierror):
+            return ProviderError("provider.connection", f"{name} cannot be reached")
+        if isinstance(cause, ConnectionError) or kind in _LOST:
+            break
+        if "Timeout" in kind:
+            return ProviderError("provider.timeout", f"{name} did not answer in time")
+    return ProviderError("provider.connection", f"the connection to {name} broke")
+
+
+class Body:
+    """The bytes of one answer.  `read()` gives what has arrived, and b"" at the end."""
+
+    __slots__ = ("_content", "_iterator", "_raw", "_response", "read")
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+        self._raw = _aiohttp_response(response)
+        self._content = None if self._raw is None else self._raw.content
+        self.read: Callable[[], Awaitable[bytes]]
+        if self._content is None:
+            self._iterator = response.iter_bytes()
+            self.read = self._next
+        else:
+            self._iterator = None
+            self.read = self._content.readany
+
+    async def _next(self) -> bytes:
+        async for data in self._iterator:
+            if data:
+                return bytes(data)
+        return b""
+
+    def remainder(self) -> bytes:
+        """After a failed read: what had arrived before the failure."""
+        take = getattr(self._content, "_read_nowait", None)
+        if take is None:
+            return b""
+        try:
+            return bytes(take(-1))
+        except (AssertionError, RuntimeError, TypeError):
+            return b""
+
+    def at_end(self) -> bool:
+        """Whether the body is known to have been read to its end."""
+        return self._content is not None and bool(self._content.is_eof())
+
+    def abort(self) -> None:
+        """End the TCP connection now, without waiting for anything.  Harmless after the end of the body."""
+        if self._raw is not None:
+            self._raw.close()
+
+    async def close(self) -> None:
+        """Give the connection back if the body has ended, else end it at once."""
+        if not self.at_end():
+            self.abort()
+        with contextlib.suppress(*read_errors()):
+            await self._response.close()
+
+    def settle(self, tasks: set[asyncio.Task[None]]) -> None:
+        """Finish an answer whose last event has been seen, without keeping anybody waiting."""
+        task = asyncio.get_running_loop().create_task(self._settled())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    async def _settled(self) -> None:
+        try:
+            async with asyncio.timeout(SETTLE_S):
+                while await self.read():
+                    pass
+        except read_errors():
+            pass
+        finally:
+            await self.close()
+
+
+def _aiohttp_response(response: Any) -> Any:
+    """The aiohttp response under an SDK's one, or None where it is not to be found or not to be used."""
+    http = getattr(response, "http_response", None)
+    if http is None or http.headers.get("content-encoding", "identity").lower() != "identity":
+        return None
+    stream = getattr(http, "stream", None)
+    raw = getattr(getattr(stream, "_stream", stream), "_aiohttp_response", None)
+    content = getattr(raw, "content", None)
+    return raw if callable(getattr(content, "readany", None)) and callable(getattr(content, "is_eof", None)) else None
