@@ -1,9 +1,9 @@
 """What the server's own code costs a delta, without a socket, a loop or a second process.
 
-The real modules are driven by hand along a token's path: SSE bytes -> parse -> append to the log -> pack the commit ->
-take its reply -> merge and encode the frame.  Nothing waits and nothing is noisy but the processor itself, so this is
-the figure for a gate: each stage is given in nanoseconds and, because machines differ, as a multiple of a calibration
-loop that ran in the same moment.  The smallest of several rounds counts: noise only ever adds.
+The real modules are driven by hand along a token's path: SSE bytes -> parse, deltas of one read joined -> append to
+the log -> pack the commit and take its reply -> encode the frame.  Nothing waits and nothing is noisy but the
+processor itself, so this is the figure for a gate: each stage is given in nanoseconds and, because machines differ, as
+a multiple of a calibration loop that ran in the same moment.  The smallest of several rounds counts: noise only adds.
 
 Three shapes: one delta a read (paced streams on an idle machine), eight (a busy one), 128 (a flood).
 """
@@ -15,13 +15,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from everstream.core.cursor import runs
 from everstream.core.events import DeltaText, FirstToken, HeadersReceived, RequestStart
 from everstream.core.log import Log
-from everstream.core.wire import Encoding, encode_entry
-from everstream.providers.sse import JsonEvents
+from everstream.core.wire import Encoding
+from everstream.gateway.frames import FRAMED
+from everstream.providers.chat_completions import ChatFold
 from everstream.store.base import Reply, Write
 from everstream.store.valkey import ValkeyStore
 
@@ -32,28 +31,14 @@ QUICK_ROUNDS = 2
 CALIBRATION_STEPS = 20_000
 FRAME_CHARS = 65_536
 STREAM = "r_070123456789abcdefghijklmnop"
+TEXT = b" token"
 STAGES = ("parse", "append", "commit", "frame")
 
 EVENT = (
     b'data: {"id":"chatcmpl-Bm9kQ3vTz7LxWc2RfYh5NdPs8uJ1a","object":"chat.completion.chunk","created":1763700000,'
     b'"model":"sim","service_tier":"default","system_fingerprint":"fp_5e1a0c93d7","choices":[{"index":0,"delta":'
-    b'{"content":" token"},"logprobs":null,"finish_reason":null}],"usage":null,"obfuscation":"k3Vd9QxZ"}\n\n'
+    b'{"content":"%b"},"logprobs":null,"finish_reason":null}],"usage":null,"obfuscation":"k3Vd9QxZ"}\n\n' % TEXT
 )
-
-
-class Piece(msgspec.Struct):
-    content: str | None = None
-
-
-class Choice(msgspec.Struct):
-    delta: Piece
-    finish_reason: str | None = None
-
-
-class Chunk(msgspec.Struct):
-    """What a relay wants of a provider's chunk."""
-
-    choices: list[Choice]
 
 
 class AgreeableStore(ValkeyStore):
@@ -73,7 +58,7 @@ class Path:
         self.ns = dict.fromkeys(STAGES, 0)
         self.frames_bytes = 0
         self._read = EVENT * per_read
-        self._events = JsonEvents(msgspec.json.Decoder(Chunk))
+        self._fold = ChatFold("openai")
         self._store = AgreeableStore("unix:///none")
         self._log = Log(STREAM, ((1_763_700_000_000, 0),))
         for event in (RequestStart("openai/sim", 0), HeadersReceived(0), FirstToken(1.0)):
@@ -86,12 +71,11 @@ class Path:
         """One read of the provider's socket, all the way."""
         clock, ns = time.perf_counter_ns, self.ns
         begun = clock()
-        chunks = self._events.feed(self._read)
+        events = self._fold.feed(self._read)
         parsed = clock()
         append = self._log.append
-        for chunk in chunks:
-            if text := chunk.choices[0].delta.content:
-                append(DeltaText(text))
+        for event in events:
+            append(event)  # type: ignore[arg-type]
         appended = clock()
         self._commit()
         committed = clock()
@@ -109,14 +93,16 @@ class Path:
             log.on_reply(reply.verdict, reply.tail)
 
     def _take_frames(self) -> None:
+        encoder = FRAMED[Encoding.JSON]
         for run in runs(self._log, self._reader, FRAME_CHARS):
-            self.frames_bytes += len(encode_entry(Encoding.JSON, STREAM, run.after, run.upto, run.event))
+            self.frames_bytes += len(encoder.entry(STREAM, run))
             self._reader = run.upto
 
     @property
     def shown(self) -> int:
-        """The offset a reader has reached: all of the deltas, and the three entries before them."""
-        return self._reader
+        """How many deltas a reader has been shown."""
+        entries = self._log.slice(0, self._reader)
+        return sum(len(entry.text) for entry in entries if isinstance(entry, DeltaText)) // len(TEXT)
 
 
 def _finish(coroutine: Any) -> list[Reply]:
@@ -162,8 +148,8 @@ def measure(*, quick: bool = False) -> dict[str, Any]:
 def _shape(per_read: int) -> dict[str, float]:
     path = Path(per_read)
     _repeat(path.step, DELTAS // per_read)
-    if path.shown != DELTAS + 3:
-        raise AssertionError(f"{path.shown - 3} of {DELTAS} deltas arrived")
+    if path.shown != DELTAS:
+        raise AssertionError(f"{path.shown} of {DELTAS} deltas arrived")
     return {stage: ns / DELTAS for stage, ns in path.ns.items()}
 
 
