@@ -72,9 +72,15 @@ class FakeStream:
 
 
 class FakeServer:
-    """What tests set: `script` (entries of a generation), `allowed` (how many of them at first), `lose_reply`
-    (kinds of command that are carried out, but whose connection dies before the reply), `drop_after` (entry frames,
-    then the connection dies; one number a connection), `close_with` (a close code for the next hello), `hold` (kinds of command whose reply waits for an event)."""
+    """What tests set:
+
+    `script`      the entries of a generation; `allowed`: how many of them at first
+    `lose_reply`  kinds of command that are carried out, but whose connection dies before the reply
+    `drop_after`  entry frames, then the connection dies; one number a connection
+    `close_with`  a close code for the next hello, with the error to send before
+    `refuse_with` HTTP statuses for the next upgrades
+    `hold`        kinds of command whose reply waits for an event
+    """
 
     def __init__(self) -> None:
         self.url = ""
@@ -248,5 +254,5 @@ async def fake_server(port: int = 0) -> AsyncIterator[FakeServer]:
 async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
     """Wait for `condition`, with a bound."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - any condition, with or without an event
+        while not condition():
             await asyncio.sleep(0.005)
