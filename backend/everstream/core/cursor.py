@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from everstream.core.events import DeltaRefusal, DeltaText, DeltaThinking, DeltaToolCall, Event
-from everstream.core.log import Log
+from everstream.core.log import Log, Position
 
 _MERGED_BY_TEXT = (DeltaText, DeltaThinking, DeltaRefusal)
 
@@ -25,12 +25,22 @@ class Run:
 
 
 class Cursor:
-    """Where one reader of a log stands: `offset` is the last entry it was given."""
+    """Where one reader of a log stands: `offset` is the last entry it was given.
 
-    __slots__ = ("offset",)
+    `lost`: its place is in no history we know, so a snapshot comes before anything else.
+    """
 
-    def __init__(self, offset: int) -> None:
+    __slots__ = ("lost", "offset")
+
+    def __init__(self, offset: int, *, lost: bool = False) -> None:
         self.offset = offset
+        self.lost = lost
+
+    @classmethod
+    def at(cls, log: Log, seen: Position) -> Cursor:
+        """The cursor of a reader that comes (back) with a position."""
+        found = log.locate(seen)
+        return cls(log.committed, lost=True) if found is None else cls(found)
 
     def lag(self, log: Log) -> int:
         return log.committed - self.offset

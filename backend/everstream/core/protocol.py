@@ -18,7 +18,7 @@ import msgspec
 
 from everstream.core.errors import FAULTS, EverstreamError
 from everstream.core.events import Budget, ImagePart, Message, Params, Request, TextPart
-from everstream.core.log import Position
+from everstream.core.log import Log, Position
 from everstream.core.wire import Encoding, decode
 
 PROTOCOL_VERSION = 1
@@ -259,3 +259,27 @@ def reply(kind: str, command_id: Id, **fields: Any) -> dict[str, Any]:
     if command_id is not None:
         frame["id"] = command_id
     return frame | fields
+
+
+def status_of(log: Log) -> str:
+    return "ended" if log.ended else "open"
+
+
+def snapshot_frame(log: Log, command_id: Id = None) -> dict[str, Any]:
+    """Everything readers may see of a stream, in place of its entries.  It replaces what the client holds."""
+    total = log.total()
+    frame = reply(
+        "snapshot",
+        command_id,
+        stream=log.stream,
+        epoch=log.position(log.committed).epoch,
+        upto=log.committed,
+        status=status_of(log),
+        text=total.text,
+        thinking=total.thinking,
+        tool_calls=total.tool_calls,
+        end=total.end,
+    )
+    if total.refusal:
+        frame["refusal"] = total.refusal
+    return frame

@@ -71,6 +71,13 @@ class Provider(Protocol):
         """The models worth offering.  Others may be asked for by name all the same."""
         ...
 
+    def check(self, request: Request) -> None:
+        """Refuse what can be refused without asking: a name that is none, parameters that cannot be meant, no key.
+
+        Called before a stream is made.  Raises ProviderError.
+        """
+        ...
+
     def continuation(self, request: Request, progress: Progress) -> Continuation | None:
         """How an answer that broke off after `progress` can be carried on; None: it cannot."""
         ...

@@ -114,6 +114,10 @@ class Scripted:
             for name in MODELS
         ]
 
+    def check(self, request: Request) -> None:
+        """Raises ProviderError `model.unknown` or `request.invalid`."""
+        read_script(request)
+
     def continuation(self, request: Request, progress: Progress) -> Continuation | None:
         """Always `exact`: the same request is the same row of tokens."""
         return "exact"

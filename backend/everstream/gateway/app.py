@@ -1,0 +1,111 @@
+"""The Starlette application: what is served where.
+
+/ws                    the protocol (one Connection each)
+/  /assets/…           the web page
+/healthz  /readyz      liveness; readiness (the store answers, the server is not draining)
+/metrics               Prometheus
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from everstream.core.errors import FAULTS, EverstreamError
+from everstream.core.wire import SUBPROTOCOLS, Encoding
+from everstream.gateway.metrics import exposition
+from everstream.gateway.websocket import Connection, Connections
+from everstream.runtime.node import Node
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def web_folder() -> Path:
+    """The page's files: inside an installed package, or in the checkout that an editable install points to."""
+    packaged = Path(str(files("everstream").joinpath("_web")))
+    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "web" / "page"
+
+
+class SafeHeaders:
+    """Headers that every HTTP answer carries.
+
+    The page has no build step and no hashed names, so a browser must ask each time whether a file has changed.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message["headers"],
+                    (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                    (b"referrer-policy", b"no-referrer"),
+                    (b"cache-control", b"no-cache"),
+                ]
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def create_app(node: Node, connections: Connections) -> Starlette:
+    """The application around a node that is running."""
+
+    async def websocket(websocket: WebSocket) -> None:
+        offered = websocket.scope["subprotocols"]
+        chosen = next((name for name in offered if name in SUBPROTOCOLS), None)
+        if offered and chosen is None:
+            known = ", ".join(SUBPROTOCOLS)
+            await websocket.send_denial_response(PlainTextResponse(f"subprotocols: {known}\n", status_code=400))
+            return
+        await websocket.accept(subprotocol=chosen)
+        encoding = SUBPROTOCOLS[chosen] if chosen else Encoding.JSON
+        await connections.serve(Connection(websocket, encoding, node), node)
+
+    async def healthz(request: Request) -> Response:
+        return JSONResponse({"status": "ok", "node": node.id})
+
+    async def readyz(request: Request) -> Response:
+        try:
+            await node.ready()
+        except EverstreamError as error:
+            body = {"status": "unavailable", "code": error.code, "message": error.message}
+            return JSONResponse(body, status_code=FAULTS[error.code].http_status)
+        return JSONResponse({"status": "ready", "node": node.id})
+
+    async def metrics(request: Request) -> Response:
+        body, content_type = exposition(node)
+        return Response(body, headers={"content-type": content_type})
+
+    folder = web_folder()
+
+    async def page(request: Request) -> Response:
+        return FileResponse(folder / "index.html")
+
+    routes: list[BaseRoute] = [
+        WebSocketRoute("/ws", websocket),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", metrics),
+        Route("/", page),
+        Mount("/assets", StaticFiles(directory=folder)),
+    ]
+    return Starlette(routes=routes, middleware=[Middleware(SafeHeaders)])

@@ -1,0 +1,57 @@
+"""A node's counters in Prometheus' text format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+from everstream.runtime.counters import Counters
+from everstream.runtime.node import Node
+
+# name, help, field of Counters
+COUNTERS = (
+    ("everstream_connections", "WebSocket connections accepted.", "connections_total"),
+    ("everstream_streams_started", "Generations started here.", "streams_started"),
+    ("everstream_streams_adopted", "Generations taken over from another node.", "streams_adopted"),
+    ("everstream_entries_committed", "Entries that the store acknowledged.", "entries_committed"),
+    ("everstream_commits", "Commit calls that the store answered.", "commits"),
+    ("everstream_commit_failures", "Commit calls that failed and were sent again.", "commit_failures"),
+    ("everstream_gaps_repaired", "Times that the store had lost a suffix, which was sent again.", "gaps_repaired"),
+    ("everstream_commits_fenced", "Commits refused because another node leads the stream.", "fenced"),
+    ("everstream_snapshots", "Snapshots sent in place of entries.", "snapshots"),
+    ("everstream_slow_readers", "Connections cut off because they took nothing for too long.", "slow_readers"),
+)
+ENDED = ("everstream_streams_ended", "Generations ended, by reason.")
+GAUGES = (
+    ("everstream_connections_open", "WebSocket connections open now."),
+    ("everstream_generations_running", "Generations under way here."),
+    ("everstream_streams_in_memory", "Streams held in memory."),
+)
+
+
+class _NodeCollector(Collector):
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def collect(self) -> Iterator[Metric]:
+        counters: Counters = self._node.counters
+        for name, text, field in COUNTERS:
+            yield CounterMetricFamily(name, text, value=getattr(counters, field))
+        ended = CounterMetricFamily(*ENDED, labels=["reason"])
+        for reason, count in counters.streams_ended.items():
+            ended.add_metric([reason], count)
+        yield ended
+        values = (counters.connections, self._node.generating, len(self._node.hub))
+        for (name, text), value in zip(GAUGES, values, strict=True):
+            yield GaugeMetricFamily(name, text, value=value)
+
+
+def exposition(node: Node) -> tuple[bytes, str]:
+    """The text, and its content type."""
+    registry = CollectorRegistry()
+    registry.register(_NodeCollector(node))
+    return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4

@@ -1,0 +1,185 @@
+"""The one place that knows uvicorn's insides: frames written straight to the socket, and what the socket says back.
+
+`DirectProtocol` is uvicorn's WebSocket protocol, which keeps handshake, reading, pings and close.  It adds a way
+round ASGI for writing: ready-made frames go to the transport in one call, without a task or a queue.  In return the
+transport's own flow control is visible: a socket that stops taking bytes is *full*, and a full one that takes nothing
+for the write deadline is aborted.  (Neither uvicorn nor websockets ever drops a peer that does not read.)
+
+Under another server, or a test client, `AsgiOutlet` writes the same frames through ASGI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from everstream.core.wire import Encoding
+from everstream.gateway.frames import FRAMED, PLAIN, PlainEncoder
+
+EXTENSION = "everstream.direct"
+
+
+class Outlet(Protocol):
+    """Where a connection's frames go."""
+
+    encoder: PlainEncoder
+
+    @property
+    def full(self) -> bool:
+        """The peer does not keep up: write nothing more until `on_room` is called."""
+        ...
+
+    def open(self, on_room: Callable[[], None], on_stuck: Callable[[], None]) -> None:
+        """`on_room`: there is room again.  `on_stuck`: the peer took nothing for too long and is cut off."""
+        ...
+
+    def write(self, frames: list[bytes]) -> None: ...
+
+    async def close(self, code: int, reason: str) -> None: ...
+
+    def shut(self) -> None:
+        """The connection is over: stop timers and tasks."""
+        ...
+
+
+class DirectProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's protocol with a door for ready-made frames."""
+
+    on_flow: Callable[[bool], None] | None = None
+
+    def handle_connect(self, event: Any) -> None:
+        super().handle_connect(event)
+        if not self.close_sent:
+            self.scope["extensions"][EXTENSION] = {"protocol": self}
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.on_flow is not None:
+            self.on_flow(True)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.on_flow is not None:
+            self.on_flow(False)
+
+
+class DirectOutlet:
+    """Writes ready-made frames to the transport."""
+
+    def __init__(
+        self,
+        websocket: WebSocket,
+        protocol: DirectProtocol,
+        encoding: Encoding,
+        high_water_bytes: int,
+        timeout_s: float,
+    ) -> None:
+        self.encoder: PlainEncoder = FRAMED[encoding]
+        self.full = False
+        self._websocket = websocket
+        self._protocol = protocol
+        self._timeout_s = timeout_s
+        self._deadline: asyncio.TimerHandle | None = None
+        self._unsent = 0
+        protocol.transport.set_write_buffer_limits(high=high_water_bytes)
+
+    def open(self, on_room: Callable[[], None], on_stuck: Callable[[], None]) -> None:
+        self._on_room, self._on_stuck = on_room, on_stuck
+        self._protocol.on_flow = self._flow
+
+    def write(self, frames: list[bytes]) -> None:
+        protocol = self._protocol
+        if not protocol.close_sent and not protocol.transport.is_closing():
+            protocol.transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+
+    async def close(self, code: int, reason: str) -> None:
+        if self._protocol.writable.is_set():
+            await self._websocket.close(code, reason)
+        else:
+            self._protocol.transport.abort()
+
+    def shut(self) -> None:
+        self._protocol.on_flow = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def _flow(self, full: bool) -> None:
+        self.full = full
+        if full:
+            self._rearm()
+        else:
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._on_room()
+
+    def _rearm(self) -> None:
+        self._unsent = self._protocol.transport.get_write_buffer_size()
+        self._deadline = self._protocol.loop.call_later(self._timeout_s, self._expired)
+
+    def _expired(self) -> None:
+        if self._protocol.transport.get_write_buffer_size() < self._unsent:
+            self._rearm()  # slow, but taking something
+            return
+        self._on_stuck()
+        # Not close(): that would wait for a buffer that never drains.
+        self._protocol.transport.abort()
+
+
+class AsgiOutlet:
+    """Writes through ASGI, one batch at a time."""
+
+    def __init__(self, websocket: WebSocket, encoding: Encoding, timeout_s: float) -> None:
+        self.encoder: PlainEncoder = PLAIN[encoding]
+        self._websocket = websocket
+        self._text = encoding is Encoding.JSON
+        self._timeout_s = timeout_s
+        self._waiting: list[bytes] = []
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def full(self) -> bool:
+        return bool(self._waiting)
+
+    def open(self, on_room: Callable[[], None], on_stuck: Callable[[], None]) -> None:
+        self._on_room, self._on_stuck = on_room, on_stuck
+
+    def write(self, frames: list[bytes]) -> None:
+        self._waiting += frames
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._send(), name="websocket writer")
+
+    async def _send(self) -> None:
+        try:
+            while self._waiting:
+                frames, self._waiting = self._waiting, []
+                for frame in frames:
+                    async with asyncio.timeout(self._timeout_s):
+                        if self._text:
+                            await self._websocket.send_text(frame.decode())
+                        else:
+                            await self._websocket.send_bytes(frame)
+                self._on_room()
+        except TimeoutError:
+            self._on_stuck()
+        except (WebSocketDisconnect, RuntimeError):
+            self._waiting = []  # the peer is gone; the reader's loop notices by itself
+
+    async def close(self, code: int, reason: str) -> None:
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=self._timeout_s)
+        await self._websocket.close(code, reason)
+
+    def shut(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+def outlet_of(websocket: WebSocket, encoding: Encoding, high_water_bytes: int, timeout_s: float) -> Outlet:
+    direct = websocket.scope.get("extensions", {}).get(EXTENSION)
+    if direct is None:
+        return AsgiOutlet(websocket, encoding, timeout_s)
+    return DirectOutlet(websocket, direct["protocol"], encoding, high_water_bytes, timeout_s)

@@ -1,0 +1,340 @@
+"""A connection's shell: `core.protocol` and cursors over a socket.
+
+    socket ──frames──▶ ClientProtocol ──commands──▶ a task each ──replies──┐
+    feeds ──wake──▶ ready ──(next turn of the loop)──▶ flush ──────────────┴──▶ outlet
+
+The reading loop never waits for a command, so a `cancel` is heard while anything else is under way.  Feeds only say
+that there is more; the flush takes it by cursor, all ready streams joined in one write.  While the outlet is full
+nothing is taken: a slow client costs its cursors and what the socket holds, and its next frames are larger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import structlog
+from starlette.websockets import WebSocket, WebSocketState
+
+from everstream.config import Settings
+from everstream.core import protocol
+from everstream.core.cursor import Cursor
+from everstream.core.errors import CLOSE_TOO_SLOW, EverstreamError
+from everstream.core.log import Log, Position
+from everstream.core.protocol import ClientProtocol, Command, Id, Refuse, error_frame, error_of, reply
+from everstream.core.wire import Encoding
+from everstream.gateway.auth import ANONYMOUS, Principal, authenticate
+from everstream.gateway.transport import Outlet, outlet_of
+from everstream.runtime.hub import Feed
+from everstream.runtime.idle import IdleClock
+from everstream.runtime.node import Node
+
+logger = structlog.get_logger(__name__)
+
+FLUSH_BYTES_MAX = 256 * 1024  # of one turn, over all streams of the connection
+START = Position(0, 0)
+
+
+class Connection:
+    def __init__(self, websocket: WebSocket, encoding: Encoding, node: Node) -> None:
+        self.id = "c_" + secrets.token_hex(8)
+        self._websocket = websocket
+        self._node = node
+        self._settings: Settings = node.settings
+        self._loop = asyncio.get_running_loop()
+        self._protocol = ClientProtocol(encoding, self._settings.frame_bytes)
+        self._outlet: Outlet = outlet_of(
+            websocket, encoding, self._settings.write_high_water_bytes, self._settings.write_timeout_s
+        )
+        self._principal: Principal = ANONYMOUS
+        self._feeds: dict[Feed, None] = {}
+        self._ready: dict[Feed, None] = {}
+        self._flushing = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._last_sent = self._loop.time()
+        self._closing = False
+
+    # ------------------------------------------------------------------ life
+
+    async def run(self) -> None:
+        """From the accepted upgrade until the socket is gone."""
+        settings = self._settings
+        self._outlet.open(self._on_room, self._on_stuck)
+        hello = self._loop.call_later(settings.hello_timeout_s, self._hello_timed_out)
+        heartbeat = IdleClock(self._quiet_left, lambda: self.send({"type": "heartbeat"}))
+        try:
+            while (data := await self._receive()) is not None and not self._closing:
+                action = self._protocol.receive(data)
+                if isinstance(action, Refuse):
+                    await self._refuse(action)
+                else:
+                    self._run(action.command)
+        finally:
+            hello.cancel()
+            heartbeat.cancel()
+            self._outlet.shut()
+            for feed in self._feeds:
+                feed.detach(self)
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _receive(self) -> str | bytes | None:
+        message = await self._websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            return None
+        data: str | bytes | None = message.get("text")
+        return message["bytes"] if data is None else data
+
+    async def close(self, code: int, reason: str) -> None:
+        if not self._closing:
+            self._closing = True
+            if self._websocket.application_state is WebSocketState.CONNECTED:
+                await self._outlet.close(code, reason)
+
+    def goaway(self, after_ms: int, reason: str) -> None:
+        self.send({"type": "goaway", "after_ms": after_ms, "reason": reason})
+
+    def _hello_timed_out(self) -> None:
+        refusal = self._protocol.hello_timed_out()
+        if refusal is not None:
+            self._spawn(self._refuse(refusal))
+
+    async def _refuse(self, refusal: Refuse) -> None:
+        self.send(refusal.frame)
+        if refusal.close_code is not None:
+            await self.close(refusal.close_code, refusal.frame["code"])
+
+    # ------------------------------------------------------------------ writing
+
+    def send(self, frame: dict[str, Any]) -> None:
+        """A frame that is no entry; at once, in front of entries not taken yet."""
+        if not self._closing:
+            self._last_sent = self._loop.time()
+            self._outlet.write([self._outlet.encoder.frame(frame)])
+
+    def wake(self, feed: Feed) -> None:
+        self._ready[feed] = None
+        if not self._flushing and not self._outlet.full:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _on_room(self) -> None:
+        if self._ready and not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _on_stuck(self) -> None:
+        self._closing = True
+        self._node.counters.slow_readers += 1
+        logger.info("a client took nothing for too long", connection=self.id, close_code=CLOSE_TOO_SLOW)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._closing or self._outlet.full:
+            return
+        ready, self._ready = self._ready, {}
+        frames: list[bytes] = []
+        size = 0
+        for feed in ready:
+            if size >= FLUSH_BYTES_MAX:
+                self._ready[feed] = None
+                continue
+            new = self._take(feed)
+            frames += new
+            size += sum(map(len, new))
+        if frames:
+            self._last_sent = self._loop.time()
+            self._outlet.write(frames)
+        if not self._outlet.full:
+            self._on_room()
+
+    def _take(self, feed: Feed) -> list[bytes]:
+        """What is new on a feed, by this connection's cursor."""
+        cursor = feed.cursors.get(self)
+        if cursor is None:
+            return []
+        log = feed.log
+        encoder = self._outlet.encoder
+        if cursor.lost:
+            frames = [encoder.frame(self._snapshot(log))]
+            cursor.offset, cursor.lost = log.committed, False
+        elif cursor.offset < log.committed:
+            frames = feed.take(cursor, encoder)
+        else:
+            frames = []
+        if cursor.offset < log.committed:
+            self._ready[feed] = None
+        elif log.ended:  # nothing will ever follow
+            self._leave(feed)
+        return frames
+
+    def _snapshot(self, log: Log, command_id: Id = None) -> dict[str, Any]:
+        self._node.counters.snapshots += 1
+        return protocol.snapshot_frame(log, command_id)
+
+    def _quiet_left(self) -> float:
+        return self._last_sent + self._settings.heartbeat_ms / 1000 - self._loop.time()
+
+    # ------------------------------------------------------------------ commands
+
+    def _run(self, command: Command) -> None:
+        if len(self._tasks) >= self._settings.commands_in_flight:
+            self.send(error_frame("limit.rate", "too many commands at once", command.id, retry_after_ms=100))
+            return
+        self._spawn(self._answer(command))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work, name=f"command of {self.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, command: Command) -> None:
+        try:
+            await _HANDLERS[type(command)](self, command)
+        except EverstreamError as error:
+            self.send(error_of(error, command.id))
+        except Exception:
+            logger.exception("a command failed", connection=self.id, command=type(command).__name__)
+            self.send(error_frame("internal", "the server failed to carry this out", command.id))
+
+    async def _hello(self, command: protocol.Hello) -> None:
+        self._principal = authenticate(command.token)
+        settings = self._settings
+        self.send(
+            reply(
+                "welcome",
+                command.id,
+                protocol=protocol.PROTOCOL_VERSION,
+                connection=self.id,
+                node=self._node.id,
+                user={"id": self._principal.id, "name": self._principal.name},
+                heartbeat_ms=settings.heartbeat_ms,
+                limits={
+                    "frame_bytes": settings.frame_bytes,
+                    "streams": settings.streams_per_connection,
+                    "commands": settings.commands_in_flight,
+                },
+            )
+        )
+        if self._node.draining:
+            self.goaway(settings.goaway_spread_ms, "draining")
+        await asyncio.gather(*(self._resume(place) for place in command.resume))
+
+    async def _resume(self, place: protocol.Resume) -> None:
+        try:
+            await self._read(place.stream, place.position, None)
+        except EverstreamError as error:
+            self.send(error_of(error, stream=place.stream))
+
+    async def _generate(self, command: protocol.Generate) -> None:
+        request = command.request()
+        self._check_room()
+        feed = await self._node.generate(request, self._principal.id, command.request_id)
+        self.send(reply("accepted", command.id, stream=feed.stream, epoch=feed.log.epoch))
+        self._attach(feed, START)
+
+    async def _cancel(self, command: protocol.Cancel) -> None:
+        if command.session is not None:
+            raise EverstreamError("session.unknown", "there is no such session")
+        if command.stream is None:
+            raise EverstreamError("request.invalid", "`stream` is missing")
+        offset = await self._node.cancel(command.stream)
+        self.send(reply("cancelled", command.id, streams=[{"stream": command.stream, "offset": offset}]))
+
+    async def _subscribe(self, command: protocol.Subscribe) -> None:
+        await self._read(command.stream, command.position, command.id)
+
+    async def _read(self, stream: str, seen: Position, command_id: Id) -> None:
+        """Answer with the reader's place and read on from there; or with a snapshot where the place is unknown."""
+        feed = await self._node.find_for(stream, seen)
+        if feed not in self._feeds:
+            self._check_room()
+        log = feed.log
+        if Cursor.at(log, seen).lost:
+            self.send(self._snapshot(log, command_id))
+            self._attach(feed, log.position(log.committed))
+            return
+        self.send(
+            reply(
+                "subscribed",
+                command_id,
+                stream=stream,
+                epoch=log.position(seen.offset).epoch,
+                offset=seen.offset,
+                tail=log.committed,
+                status=protocol.status_of(log),
+            )
+        )
+        self._attach(feed, seen)
+
+    async def _unsubscribe(self, command: protocol.Unsubscribe) -> None:
+        feed = self._node.hub.get(command.stream)
+        if feed is not None:
+            self._leave(feed)
+        self.send(reply("ok", command.id))
+
+    async def _auth(self, command: protocol.Auth) -> None:
+        self._principal = authenticate(command.token)
+        self.send(reply("ok", command.id))
+
+    async def _models(self, command: protocol.Models) -> None:
+        self.send(reply("ok", command.id, models=await self._node.models()))
+
+    async def _ping(self, command: protocol.Ping) -> None:
+        self.send({"type": "pong"} | command.fields)
+
+    # ------------------------------------------------------------------ subscriptions
+
+    def _check_room(self) -> None:
+        if len(self._feeds) >= self._settings.streams_per_connection:
+            raise EverstreamError("limit.streams", "this connection reads as many streams as it may")
+
+    def _attach(self, feed: Feed, seen: Position) -> None:
+        if self._closing:
+            return
+        self._feeds[feed] = None
+        feed.attach(self, seen)
+        if feed.log.ended:
+            self.wake(feed)  # to leave again, where nothing is left to read
+
+    def _leave(self, feed: Feed) -> None:
+        self._feeds.pop(feed, None)
+        feed.detach(self)
+
+
+_HANDLERS: dict[type[Command], Any] = {
+    protocol.Hello: Connection._hello,
+    protocol.Generate: Connection._generate,
+    protocol.Cancel: Connection._cancel,
+    protocol.Subscribe: Connection._subscribe,
+    protocol.Unsubscribe: Connection._unsubscribe,
+    protocol.Auth: Connection._auth,
+    protocol.Models: Connection._models,
+    protocol.Ping: Connection._ping,
+}
+
+
+class Connections:
+    """All connections of this process."""
+
+    def __init__(self) -> None:
+        self._open: set[Connection] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._open))
+
+    async def serve(self, connection: Connection, node: Node) -> None:
+        self._open.add(connection)
+        node.counters.connections += 1
+        node.counters.connections_total += 1
+        try:
+            await connection.run()
+        finally:
+            self._open.discard(connection)
+            node.counters.connections -= 1

@@ -1,0 +1,150 @@
+"""Group commit: whatever arrived while the last round trip was under way goes in the next.
+
+One call is in flight for each lane of the store, so commits of a stream never overtake each other.  An idle
+committer sends at the end of the turn of the loop in which the first entry arrived: the first token never waits for
+a batch.  A busy one sends more with each call by itself.
+
+A call of unknown outcome is simply sent again: the base of each write makes it idempotent, and the store's answer
+says where it stands.  While the store is away, logs grow up to a bound; then their relays stop reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from everstream.core.errors import EverstreamError
+from everstream.core.log import Verdict
+from everstream.runtime.counters import Counters
+from everstream.runtime.hub import Feed
+from everstream.store.base import Store, Write
+
+logger = structlog.get_logger(__name__)
+
+STREAMS_PER_COMMIT_MAX = 1024
+RETRY_FIRST_S = 0.02
+RETRY_MAX_S = 0.5
+
+
+class Steward(Protocol):
+    """Whoever must know what else the store said."""
+
+    def fenced(self, feed: Feed) -> None:
+        """A newer epoch reigns: this node leads the stream no more."""
+        ...
+
+    def cancel_marked(self, feed: Feed) -> None:
+        """Somebody, on whatever node, wants the stream stopped."""
+        ...
+
+
+class Committer:
+    """Commits the streams of one lane."""
+
+    def __init__(
+        self, store: Store, node: str, steward: Steward, counters: Counters, clock: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._node = node
+        self._steward = steward
+        self._counters = counters
+        self._clock = clock
+        self._dirty: dict[Feed, None] = {}
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.store_is_away = False
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="committer")
+
+    async def stop(self, timeout_s: float) -> None:
+        """Commit what is left, for at most `timeout_s`, and stop."""
+        self._wake.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def dirty(self, feed: Feed) -> None:
+        """The feed's log has entries that the store has not."""
+        self._dirty[feed] = None
+        self._idle.clear()
+        self._wake.set()
+
+    async def room(self, feed: Feed, bound_chars: int) -> None:
+        """Wait until less than `bound_chars` of the feed is uncommitted: back-pressure for its relay."""
+        while feed.log.pending_chars >= bound_chars and not feed.log.fenced:
+            feed.room = asyncio.Event()
+            await feed.room.wait()
+
+    async def _run(self) -> None:
+        retry_s = RETRY_FIRST_S
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._dirty:
+                try:
+                    await self._round_trip()
+                    retry_s = RETRY_FIRST_S
+                    if self.store_is_away:
+                        self.store_is_away = False
+                        logger.info("the store is back")
+                except EverstreamError as error:
+                    self._counters.commit_failures += 1
+                    if not self.store_is_away:
+                        self.store_is_away = True
+                        logger.warning("a commit failed; streams wait", error=error.message)
+                    await asyncio.sleep(retry_s)
+                    retry_s = min(retry_s * 2, RETRY_MAX_S)
+            self._idle.set()
+
+    async def _round_trip(self) -> None:
+        batch, self._dirty = self._dirty, {}
+        if len(batch) > STREAMS_PER_COMMIT_MAX:
+            feeds = list(batch)
+            batch = dict.fromkeys(feeds[:STREAMS_PER_COMMIT_MAX])
+            self._dirty = dict.fromkeys(feeds[STREAMS_PER_COMMIT_MAX:])
+        sent = [(feed, self._write(feed)) for feed in batch if feed.log.dirty]
+        if not sent:
+            return
+        try:
+            replies = await self._store.commit([write for _, write in sent])
+        except BaseException:
+            self._dirty = batch | self._dirty
+            raise
+        counters, now = self._counters, self._clock()
+        counters.commits += 1
+        for (feed, write), reply in zip(sent, replies, strict=True):
+            log = feed.log
+            if log.epochs is not write.epochs:  # the log was replaced while the call was under way
+                continue
+            moved = log.on_reply(reply.verdict, reply.tail)
+            if reply.verdict is Verdict.OK:
+                counters.entries_committed += len(write.entries)
+            elif reply.verdict is Verdict.FENCED:
+                counters.fenced += 1
+                self._steward.fenced(feed)
+            else:
+                counters.gaps_repaired += 1
+            if reply.cancelled and not log.closed:
+                self._steward.cancel_marked(feed)
+            if moved:
+                feed.advanced(now)
+            if log.dirty:
+                self._dirty[feed] = None
+            if feed.room is not None:
+                feed.room.set()
+                feed.room = None
+
+    def _write(self, feed: Feed) -> Write:
+        log = feed.log
+        base, entries = log.acked, log.pending()
+        ends = log.closed and base + len(entries) == log.tail
+        return Write(feed.stream, log.epochs, base, entries, ends, self._node, b"" if base else feed.meta)

@@ -1,0 +1,22 @@
+"""What a node counts, as plain numbers: cheap to raise on the hot path, read by whoever exports them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Counters:
+    streams_started: int = 0
+    streams_ended: Counter[str] = field(default_factory=Counter)  # by reason
+    streams_adopted: int = 0
+    entries_committed: int = 0
+    commits: int = 0
+    commit_failures: int = 0
+    gaps_repaired: int = 0
+    fenced: int = 0
+    snapshots: int = 0
+    slow_readers: int = 0
+    connections: int = 0  # open now
+    connections_total: int = 0

@@ -1,0 +1,201 @@
+"""The streams that this node knows, and the readers on each.
+
+A `Feed` is a log together with its readers' cursors and the frames made for them.  A frame is encoded once for
+all readers that stand at the same offset and speak the same encoding.  When `committed` moves, every reader is
+woken: it takes what is new in its own time, by its cursor.  Nothing is queued for anybody.
+
+The hub finds a feed by its stream: in memory, or by reading the store.  Ended feeds linger for a while, because
+readers come back, and leave the memory when nobody reads them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from everstream.core.cursor import Cursor, Run, runs
+from everstream.core.log import Log, Position
+from everstream.core.summary import Summary, fold
+from everstream.store.base import State, Store
+
+if TYPE_CHECKING:
+    from everstream.runtime.relay import Relay
+
+FRAME_CHARS_MAX = 128 * 1024  # of text in one run: a reader far behind gets several frames
+FRAMES_CACHED_MAX = 64  # a feed; readers in step need one
+
+
+class Encoder(Protocol):
+    """Makes a run of entries into the bytes of one wire.  One object for all readers of that wire."""
+
+    def entry(self, stream: str, run: Run) -> bytes: ...
+
+
+class Reader(Protocol):
+    """Whoever reads a feed: a connection, a response over HTTP."""
+
+    def wake(self, feed: Feed) -> None:
+        """There is more to take.  Called on the loop; must not raise and must not take long."""
+        ...
+
+
+class Feed:
+    """One stream on this node."""
+
+    __slots__ = ("_ended", "_frames", "cursors", "ended_at", "led", "log", "meta", "relay", "room", "stream")
+
+    def __init__(self, log: Log, meta: bytes) -> None:
+        self.stream = log.stream
+        self.log = log
+        self.meta = meta
+        self.led = False
+        self.relay: Relay | None = None
+        self.cursors: dict[Reader, Cursor] = {}
+        self.room: asyncio.Event | None = None  # set while somebody waits for the commit to catch up
+        self.ended_at: float | None = None  # loop time
+        self._frames: dict[tuple[int, Encoder], tuple[list[bytes], int]] = {}
+        self._ended: asyncio.Event | None = None
+
+    # ------------------------------------------------------------------ readers
+
+    def attach(self, reader: Reader, seen: Position) -> Cursor:
+        """Read on from `seen`; a reader that reads already begins anew from there."""
+        cursor = self.cursors[reader] = Cursor.at(self.log, seen)
+        if cursor.lost or cursor.lag(self.log):
+            reader.wake(self)
+        return cursor
+
+    def detach(self, reader: Reader) -> None:
+        self.cursors.pop(reader, None)
+
+    def take(self, cursor: Cursor, encoder: Encoder) -> list[bytes]:
+        """The frames after the cursor, which moves with them; at most about FRAME_CHARS_MAX of text."""
+        key = (cursor.offset, encoder)
+        made = self._frames.get(key)
+        if made is None:
+            found = runs(self.log, cursor.offset, FRAME_CHARS_MAX)
+            made = ([encoder.entry(self.stream, run) for run in found], found[-1].upto)
+            if len(self._frames) >= FRAMES_CACHED_MAX:
+                self._frames.clear()
+            self._frames[key] = made
+        cursor.offset = made[1]
+        return made[0]
+
+    # ------------------------------------------------------------------ changes
+
+    def advanced(self, now: float) -> None:
+        """`committed` moved: wake every reader."""
+        self._frames.clear()
+        for reader in self.cursors:
+            reader.wake(self)
+        if self.log.ended:
+            self.ended_at = now
+            if self._ended is not None:
+                self._ended.set()
+
+    def replace(self, log: Log, now: float) -> None:
+        """Another history took this one's place; readers whose place is not in it get a snapshot."""
+        before, self.log = self.log, log
+        for reader, cursor in self.cursors.items():
+            if not cursor.lost:
+                self.cursors[reader] = Cursor.at(log, before.position(cursor.offset))
+        self.advanced(now)
+
+    async def wait_ended(self) -> int:
+        """The offset of `stream_end`, once readers may see it."""
+        while not self.log.ended:
+            if self._ended is None:
+                self._ended = asyncio.Event()
+            await self._ended.wait()
+            self._ended = None
+        return self.log.tail
+
+
+class Hub:
+    def __init__(self, store: Store, clock: Callable[[], float], *, linger_s: float, feeds_max: int) -> None:
+        self._store = store
+        self._clock = clock
+        self._linger_s = linger_s
+        self._feeds_max = feeds_max
+        self._feeds: dict[str, Feed] = {}
+        self._loading: dict[str, asyncio.Task[Feed | None]] = {}
+
+    def __iter__(self) -> Iterator[Feed]:
+        return iter(list(self._feeds.values()))
+
+    def __len__(self) -> int:
+        return len(self._feeds)
+
+    def get(self, stream: str) -> Feed | None:
+        return self._feeds.get(stream)
+
+    def lead(self, log: Log, meta: bytes) -> Feed:
+        """The feed of a stream that this node leads from now on."""
+        feed = self._feeds.get(log.stream)
+        if feed is None:
+            feed = self._feeds[log.stream] = Feed(log, meta)
+        else:
+            feed.replace(log, self._clock())
+            feed.meta = meta
+        feed.led = True
+        return feed
+
+    async def find(self, stream: str) -> Feed | None:
+        """The stream's feed, read from the store where it is not in memory.  None: there is no such stream.
+
+        Raises EverstreamError `store.unavailable`.
+        """
+        feed = self._feeds.get(stream)
+        if feed is not None:
+            return feed
+        task = self._loading.get(stream)
+        if task is None:
+            task = self._loading[stream] = asyncio.create_task(self._load(stream), name=f"load {stream}")
+            task.add_done_callback(lambda _: self._loading.pop(stream, None))
+        # Whoever waits may be cancelled; the others still want it.
+        return await asyncio.shield(task)
+
+    async def _load(self, stream: str) -> Feed | None:
+        state = await self._store.read(stream)
+        if state is None:
+            return None
+        if not state.head.ended:
+            await self._store.follow(stream)
+            state = await self._store.read(stream) or state  # what came before the first push
+        present = self._feeds.get(stream)
+        if present is not None:  # it was adopted meanwhile
+            return present
+        feed = self._feeds[stream] = Feed(log_of(state), state.head.meta)
+        if feed.log.ended:
+            feed.ended_at = self._clock()
+        return feed
+
+    def sweep(self) -> list[str]:
+        """Forget ended feeds that nobody reads, the oldest first where there are too many; returns their streams."""
+        now = self._clock()
+        idle = [feed for feed in self._feeds.values() if not feed.cursors and feed.relay is None]
+        gone = [feed for feed in idle if feed.ended_at is not None and now - feed.ended_at >= self._linger_s]
+        surplus = len(self._feeds) - len(gone) - self._feeds_max
+        if surplus > 0:
+            rest = [feed for feed in idle if feed not in gone and not feed.led]
+            gone += sorted(rest, key=lambda feed: feed.ended_at or now)[:surplus]
+        for feed in gone:
+            del self._feeds[feed.stream]
+        return [feed.stream for feed in gone]
+
+    async def close(self) -> None:
+        for task in list(self._loading.values()):
+            task.cancel()
+        await asyncio.gather(*self._loading.values(), return_exceptions=True)
+        self._feeds.clear()
+
+
+def log_of(state: State) -> Log:
+    """The log that a store's state describes."""
+    head = state.head
+    return Log(head.stream, head.epochs, state.entries, base=state.after, summary=state.summary)
+
+
+def total_of(state: State) -> Summary:
+    return fold(state.entries, state.summary)

@@ -1,0 +1,114 @@
+"""Keeps this node alive in the eyes of the others, and looks after what the dead left behind.
+
+The node's lease is renewed three times in its life.  When the set of living nodes changes, and every few seconds in
+case the change went unnoticed, each open stream whose leader is not alive is adopted by the node that rendezvous
+hashing names.  Adoption begins a new epoch, so that it does no harm if the leader was only asleep.
+
+It also forgets ended streams in memory and folds them in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from everstream.config import Settings
+from everstream.core.errors import EverstreamError
+from everstream.core.lease import owner_of, partition_of
+from everstream.runtime.hub import Feed, Hub, total_of
+from everstream.store.base import State, Store
+
+logger = structlog.get_logger(__name__)
+
+ORPHAN_SEARCH_S = 5.0
+TO_FOLD_MAX = 100_000
+FOLDS_PER_ROUND = 100
+
+Adopt = Callable[[State], None]
+
+
+class Keeper:
+    def __init__(
+        self, store: Store, hub: Hub, node: str, settings: Settings, clock: Callable[[], float], adopt: Adopt
+    ) -> None:
+        self._store = store
+        self._hub = hub
+        self._node = node
+        self._settings = settings
+        self._clock = clock
+        self._adopt = adopt
+        self._alive: set[str] = set()
+        self._searched_at = float("-inf")
+        self._to_fold: deque[tuple[float, str, int]] = deque(maxlen=TO_FOLD_MAX)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Take the lease, and adopt what lies there already.  Raises EverstreamError `store.unavailable`."""
+        await self._keep_lease()
+        self._task = asyncio.create_task(self._run(), name="keeper")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        try:
+            await self._store.release()
+        except EverstreamError as error:
+            logger.warning("the lease could not be given up and will run out", error=error.message)
+
+    def ended(self, feed: Feed) -> None:
+        """A stream led here has ended: fold it after a while."""
+        self._to_fold.append((self._clock() + self._settings.fold_after_s, feed.stream, feed.log.tail))
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_renew_ms / 1000)
+            for step in (self._keep_lease, self._forget, self._fold):
+                await self._try(step)
+
+    async def _try(self, step: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await step()
+        except EverstreamError as error:
+            logger.debug("the store is away", error=error.message)
+        except Exception:
+            logger.exception("housekeeping failed")
+
+    async def _keep_lease(self) -> None:
+        await self._store.renew(self._settings.lease_ms)
+        alive = await self._store.nodes()
+        now = self._clock()
+        if alive != self._alive or now - self._searched_at >= ORPHAN_SEARCH_S:
+            self._alive, self._searched_at = alive, now
+            await self._adopt_orphans(alive)
+
+    async def _adopt_orphans(self, alive: set[str]) -> None:
+        for stream, leader in await self._store.open_streams():
+            if leader == self._node:
+                feed = self._hub.get(stream)
+                if feed is not None and feed.led:
+                    continue  # ours, and at work
+            elif leader in alive:
+                continue
+            if owner_of(partition_of(stream), alive | {self._node}) != self._node:
+                continue
+            state = await self._store.adopt(stream, leader)
+            if state is not None:
+                self._adopt(state)
+
+    async def _forget(self) -> None:
+        for stream in self._hub.sweep():
+            await self._store.unfollow(stream)
+
+    async def _fold(self) -> None:
+        for _ in range(FOLDS_PER_ROUND):
+            if not self._to_fold or self._to_fold[0][0] > self._clock():
+                return
+            _, stream, tail = self._to_fold[0]
+            state = await self._store.read(stream)
+            if state is not None and state.head.ended:
+                await self._store.fold(stream, tail, total_of(state))
+            self._to_fold.popleft()

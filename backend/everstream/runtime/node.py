@@ -1,0 +1,297 @@
+"""One process: starts and stops everything below it, in order, and carries out what clients ask.
+
+    start   store ▶ committer ▶ follower ▶ keeper (lease, orphans)
+    stop    no new streams ▶ short answers finish ▶ relays stop ▶ last commits ▶ lease released ▶ store closed
+
+What is left open at a stop is not lost: whoever holds the lease next adopts it and carries it on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Coroutine
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+import structlog
+
+from everstream.config import Settings
+from everstream.core.errors import EverstreamError
+from everstream.core.events import Phase, Request, Seam, StreamEnd
+from everstream.core.lease import partition_for, partition_of, stream_id
+from everstream.core.log import Log, Position
+from everstream.core.meter import Meter, estimated_usage
+from everstream.core.summary import Summary, fold
+from everstream.providers.base import ModelInfo, Progress
+from everstream.providers.registry import Registry
+from everstream.runtime.committer import Committer
+from everstream.runtime.counters import Counters
+from everstream.runtime.follower import Follower
+from everstream.runtime.hub import Feed, Hub, log_of, total_of
+from everstream.runtime.keeper import Keeper
+from everstream.runtime.relay import Relay, chars_of, input_chars, progress_of
+from everstream.store.base import State, Store
+
+logger = structlog.get_logger(__name__)
+
+ATTEMPTS_MAX = 20  # provider calls of one stream, over all its leaders
+FENCE_WAIT_S = 10.0  # for `stream_end` to be stored after a cancel
+LAST_COMMITS_S = 2.0
+_CANCEL = b"cancel "
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """What the store keeps beside a stream, so that any node can carry it on."""
+
+    request: Request
+    user: str
+
+
+_meta_decoder = msgspec.msgpack.Decoder(Meta)
+
+
+class Node:
+    def __init__(self, settings: Settings, store: Store, providers: Registry) -> None:
+        self.id = "n_" + secrets.token_hex(8)
+        self.settings = settings
+        self.counters = Counters()
+        self.draining = False
+        self._store = store
+        self._providers = providers
+        self._clock = asyncio.get_running_loop().time
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._relays: set[Relay] = set()
+        self._committers: dict[int, Committer] = {}
+        self.hub = Hub(store, self._clock, linger_s=settings.linger_s, feeds_max=settings.streams_in_memory)
+        self._follower = Follower(store, self.hub, self._clock)
+        self._keeper = Keeper(store, self.hub, self.id, settings, self._clock, self._carry_on)
+
+    # ------------------------------------------------------------------ life
+
+    async def start(self) -> None:
+        """Raises EverstreamError `store.unavailable` where there is no store to work with."""
+        await self._store.open(self.id, self._follower.on_push, self._on_message)
+        try:
+            self._follower.start()
+            await self._keeper.start()
+        except BaseException:
+            await self._follower.stop()
+            await self._store.close()
+            raise
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no new streams, and give those that run time to end by themselves."""
+        self.draining = True
+        deadline = self._clock() + timeout_s
+        while self._relays and (left_s := deadline - self._clock()) > 0:
+            await asyncio.wait(set(self._tasks), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+
+    async def stop(self) -> None:
+        self.draining = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for committer in self._committers.values():
+            await committer.stop(LAST_COMMITS_S)
+        await self._follower.stop()
+        await self._keeper.stop()
+        await self.hub.close()
+        await self._providers.aclose()
+        await self._store.close()
+
+    async def ready(self) -> None:
+        """Raises EverstreamError where this node should get no new clients."""
+        if self.draining:
+            raise EverstreamError("node.draining", "this server is going away")
+        await self._store.ping()
+
+    @property
+    def generating(self) -> int:
+        """Generations under way here."""
+        return len(self._relays)
+
+    # ------------------------------------------------------------------ what clients ask
+
+    async def models(self) -> list[ModelInfo]:
+        return await self._providers.models()
+
+    async def generate(self, request: Request, user: str, request_id: str | None) -> Feed:
+        """Start a generation, or find the one that this request has started before."""
+        if self.draining:
+            raise EverstreamError("node.draining", "this server is going away: connect again")
+        provider = self._providers.get(request.provider)
+        provider.check(request)
+        if len(self._relays) >= self.settings.streams_in_memory:
+            raise EverstreamError("limit.streams", "this server runs as many streams as it can")
+        known_as = blake2b(f"{user}\0{request_id}".encode(), digest_size=16).hexdigest() if request_id else ""
+        partition = partition_for(known_as or secrets.token_hex(8))
+        meta = msgspec.msgpack.encode(Meta(request, user))
+        created = await self._store.create(stream_id(partition, secrets.token_bytes(17)), known_as, meta)
+        if not created.fresh:
+            return await self.find(created.stream)
+        feed = self.hub.lead(Log(created.stream, created.epochs), meta)
+        self.counters.streams_started += 1
+        self._relay(feed, request, None)
+        return feed
+
+    async def find(self, stream: str) -> Feed:
+        """Raises EverstreamError `stream.unknown`, `store.unavailable`."""
+        try:
+            partition_of(stream)
+        except ValueError as error:
+            raise EverstreamError("stream.unknown", "there is no such stream") from error
+        feed = await self.hub.find(stream)
+        if feed is None:
+            raise EverstreamError("stream.unknown", "there is no such stream")
+        return feed
+
+    async def find_for(self, stream: str, seen: Position) -> Feed:
+        """The feed for a reader at `seen`.  If the reader knows more than this node, the store is asked first."""
+        feed = await self.find(stream)
+        if feed.log.knows_less_than(seen):
+            if feed.led and seen.epoch > feed.log.epoch:
+                state = await self._store.read(stream)
+                if state is not None and state.head.epochs[-1][0] > feed.log.epoch:
+                    await self._step_down(feed)
+            elif not feed.led:
+                await self._follower.refresh(feed)
+        return feed
+
+    async def cancel(self, stream: str) -> int:
+        """Stop a stream, wherever it is led; the offset of its `stream_end`, after which nothing comes."""
+        feed = await self.find(stream)
+        if not feed.log.ended:
+            if feed.led:
+                if feed.relay is not None:
+                    feed.relay.cancel()
+            else:
+                head = await self._store.mark_cancelled(stream)
+                if head is not None and not head.ended:
+                    await self._store.send(head.leader, _CANCEL + stream.encode())
+        try:
+            async with asyncio.timeout(FENCE_WAIT_S):
+                return await feed.wait_ended()
+        except TimeoutError as error:
+            raise EverstreamError("store.unavailable", "the stream stops; its end is not stored yet") from error
+
+    # ------------------------------------------------------------------ what the store says
+
+    def fenced(self, feed: Feed) -> None:
+        logger.warning("another node leads a stream of ours", stream=feed.stream)
+        self._spawn(self._step_down(feed), f"step down {feed.stream}")
+
+    def cancel_marked(self, feed: Feed) -> None:
+        if feed.relay is not None:
+            feed.relay.cancel()
+
+    def _on_message(self, message: bytes) -> None:
+        if message.startswith(_CANCEL):
+            feed = self.hub.get(message[len(_CANCEL) :].decode())
+            if feed is not None and feed.led:
+                self.cancel_marked(feed)
+
+    async def _step_down(self, feed: Feed) -> None:
+        """Lead no more: drop what was not committed, read on as a follower."""
+        if feed.relay is not None:
+            feed.relay.depose()
+        feed.led = False
+        feed.log.fenced = True
+        await self._store.follow(feed.stream)
+        state = await self._store.read(feed.stream)
+        if state is not None and not feed.led:
+            feed.replace(log_of(state), self._clock())
+
+    # ------------------------------------------------------------------ generations
+
+    def _committer(self, stream: str) -> Committer:
+        lane = self._store.lane(partition_of(stream))
+        committer = self._committers.get(lane)
+        if committer is None:
+            committer = self._committers[lane] = Committer(self._store, self.id, self, self.counters, self._clock)
+            committer.start()
+        return committer
+
+    def _relay(self, feed: Feed, request: Request, shown: Summary | None) -> None:
+        relay = feed.relay = Relay(
+            feed,
+            request,
+            self._providers.get(request.provider),
+            self._committer(feed.stream),
+            self.settings,
+            self.counters,
+            shown=shown,
+            price=self._providers.price,
+        )
+        self._relays.add(relay)
+        self._spawn(self._run(feed, relay), f"relay {feed.stream}")
+
+    async def _run(self, feed: Feed, relay: Relay) -> None:
+        try:
+            await relay.run()
+        finally:
+            self._relays.discard(relay)
+            if feed.relay is relay:
+                feed.relay = None
+            if feed.log.closed:
+                self._keeper.ended(feed)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._spent)
+
+    def _spent(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            logger.error("a task of the node failed", task=task.get_name(), exc_info=failure)
+
+    def _carry_on(self, state: State) -> None:
+        """Go on with an orphan that this node has just adopted."""
+        meta = _meta_decoder.decode(state.head.meta)
+        feed = self.hub.lead(log_of(state), state.head.meta)
+        shown = total_of(state)
+        self.counters.streams_adopted += 1
+        how = None
+        may_go_on = not state.head.cancelled and feed.log.phase is not Phase.SPENT and shown.attempts < ATTEMPTS_MAX
+        if may_go_on:
+            how = self._continuation(meta.request, progress_of(shown))
+        feed.log.append(
+            Seam(
+                epoch=feed.log.epoch,
+                attempt=shown.attempts + 1,
+                reason="node_lost",
+                continuation=how,
+                check="verified" if how == "exact" else None,
+                node=self.id,
+            )
+        )
+        if how is None:
+            feed.log.append(_last_words(state, feed.log.phase, meta.request, shown))
+            self.counters.streams_ended[fold(feed.log.entries[-1:]).end.reason] += 1  # type: ignore[union-attr]
+            self._keeper.ended(feed)
+        self._committer(feed.stream).dirty(feed)
+        if how is not None:
+            self._relay(feed, meta.request, Summary() if how == "restart" else shown)
+
+    def _continuation(self, request: Request, progress: Progress) -> Any:
+        try:
+            return self._providers.get(request.provider).continuation(request, progress)
+        except EverstreamError:  # a provider that this node does not have
+            return None
+
+
+def _last_words(state: State, phase: Phase, request: Request, shown: Summary) -> StreamEnd:
+    """The end of a stream that nobody can carry on."""
+    usage = estimated_usage(input_chars(request), len(request.messages), chars_of(shown))
+    reason = "cancelled" if state.head.cancelled else "complete" if phase is Phase.SPENT else "interrupted"
+    return StreamEnd(
+        reason=reason,  # type: ignore[arg-type]
+        finish_reason=None,
+        usage=usage,
+        cost=None,
+        metrics=Meter(0.0).metrics(0.0, usage.output_tokens),
+        error=None,
+        warnings=[],
+    )

@@ -1,0 +1,295 @@
+"""One generation: from a provider into a log, under its cancel event.
+
+    provider ──batches──▶ pump ──▶ log ──▶ committer
+                            ▲
+      cancel, idle clock ───┘ (both cancel the pump's task; the generator closes the provider's connection)
+
+The pump is a task of its own, so that stopping it costs nothing while it runs: no race of two awaitables for each
+batch.  Whoever stops it says why, and `run` writes the stream's last entries accordingly.  The idle clock is a timer
+that looks at the time of the last batch when it rings; a batch only notes the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from enum import Enum
+
+import structlog
+
+from everstream.config import Settings
+from everstream.core.errors import EverstreamError
+from everstream.core.events import (
+    CONTENT,
+    Cost,
+    DeltaToolCall,
+    EndReason,
+    ErrorInfo,
+    Finish,
+    FinishReason,
+    FirstToken,
+    HeadersReceived,
+    LastToken,
+    Phase,
+    Request,
+    RequestStart,
+    Seam,
+    StreamEnd,
+    TextPart,
+    ToolCall,
+    Usage,
+)
+from everstream.core.meter import Meter, estimate_tokens, estimated_usage
+from everstream.core.summary import Summary
+from everstream.providers.base import Batch, Progress, Provider, ProviderEvent
+from everstream.runtime.committer import Committer
+from everstream.runtime.counters import Counters
+from everstream.runtime.hub import Feed
+from everstream.runtime.idle import IdleClock
+
+logger = structlog.get_logger(__name__)
+
+CLOSING_S = 1.0  # what a provider's clean-up may take before the stream ends without it
+
+Price = Callable[[str, Usage], Cost | None]
+
+
+class Stop(Enum):
+    """Why a pump was stopped from outside."""
+
+    CANCELLED = "cancelled"
+    IDLE = "idle"
+    BUDGET = "budget"
+    DEPOSED = "deposed"  # this node leads the stream no more: write nothing
+
+
+class Relay:
+    """Runs one request into one feed.  `cancelled` is set the moment somebody wants it stopped."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        request: Request,
+        provider: Provider,
+        committer: Committer,
+        settings: Settings,
+        counters: Counters,
+        *,
+        shown: Summary | None = None,
+        price: Price | None = None,
+    ) -> None:
+        """`shown` is what an interrupted answer shows already, where this relay carries one on."""
+        self.cancelled = asyncio.Event()
+        self._feed = feed
+        self._request = request
+        self._provider = provider
+        self._committer = committer
+        self._settings = settings
+        self._counters = counters
+        self._shown = shown
+        self._price = price
+        self._clock = time.monotonic  # a loop's own clock may stand still for a turn, or count in milliseconds
+        self._meter = Meter(self._clock())
+        self._meter.chars = chars_of(shown) if shown else 0
+        self._pump: asyncio.Task[None] | None = None
+        self._over = asyncio.Event()  # the pump is done, or has had its time to clean up
+        self._stop: Stop | None = None
+        self._answered = False
+        self._last_at = self._clock()
+        self._finish_reason: FinishReason | None = None
+        self._usage: Usage | None = None
+        self._warnings: list[str] = []
+        self._budget_tokens = request.budget.output_tokens if request.budget else None
+
+    # ------------------------------------------------------------------ stopping
+
+    def cancel(self) -> None:
+        """Stop the stream for its reader: the provider's connection closes, `stream_end` says cancelled."""
+        if not self.cancelled.is_set():
+            self.cancelled.set()
+            self._halt(Stop.CANCELLED)
+
+    def depose(self) -> None:
+        """Stop without a word: another node leads the stream now."""
+        self._halt(Stop.DEPOSED)
+
+    def _halt(self, why: Stop) -> None:
+        if self._stop is None:
+            self._stop = why
+            if self._pump is not None:
+                self._halted()
+
+    def _halted(self) -> None:
+        assert self._pump is not None
+        self._pump.cancel()
+        asyncio.get_running_loop().call_later(CLOSING_S, self._over.set)
+
+    # ------------------------------------------------------------------ running
+
+    async def run(self) -> None:
+        """Until `stream_end` is in the log.  Cancelling this task stops the provider and writes nothing."""
+        log = self._feed.log
+        if not log.base and all(isinstance(entry, Seam) for entry in log.entries):
+            log.append(RequestStart(self._request.model, _now_ms()))
+            self._committer.dirty(self._feed)
+        timer = self._watch()
+        pump = self._pump = asyncio.create_task(self._pump_batches(), name=f"pump {self._feed.stream}")
+        pump.add_done_callback(lambda _: self._over.set())
+        if self._stop is not None:
+            self._halted()
+        try:
+            await self._over.wait()
+        except asyncio.CancelledError:
+            pump.cancel()
+            await asyncio.wait({pump}, timeout=CLOSING_S)
+            raise
+        finally:
+            timer.cancel()
+        error = self._outcome(pump)
+        if self._stop is not Stop.DEPOSED:
+            self._end(error)
+
+    async def _pump_batches(self) -> None:
+        generator = self._provider.generate(self._request, progress_of(self._shown) if self._shown else None)
+        bound = self._settings.uncommitted_bytes
+        feed, committer, clock = self._feed, self._committer, self._clock
+        async with aclosing(generator) as batches:
+            async for batch in batches:
+                self._last_at = clock()
+                if batch:
+                    self._take(batch)
+                    committer.dirty(feed)
+                    if feed.log.pending_chars >= bound:
+                        await committer.room(feed, bound)
+                        self._last_at = clock()
+
+    def _take(self, batch: Batch) -> None:
+        if self._stop is not None:
+            return
+        log = self._feed.log
+        append = log.append
+        for event in batch:
+            if log.phase is Phase.STREAMING and isinstance(event, CONTENT):
+                append(event)
+                self._meter.chars += len(event.arguments if type(event) is DeltaToolCall else event.text)  # type: ignore[union-attr]
+            else:
+                self._take_rare(event)
+        self._meter.last_at = self._last_at
+        if self._budget_tokens is not None and estimate_tokens(self._meter.chars) >= self._budget_tokens:
+            self._halt(Stop.BUDGET)
+        if self._meter.chars > self._settings.stream_bytes:
+            self._warnings.append("the answer reached the largest size of a stream")
+            self._halt(Stop.BUDGET)
+
+    def _take_rare(self, event: ProviderEvent) -> None:
+        """Everything but content in mid-answer."""
+        log = self._feed.log
+        if isinstance(event, Finish):
+            self._finish_reason = event.finish_reason or self._finish_reason
+            self._usage = event.usage or self._usage
+            self._warnings += event.warnings
+            return
+        if not self._answered:
+            self._answered = True
+            if log.phase in (Phase.REQUESTED, Phase.CARRIED):
+                log.append(HeadersReceived(_now_ms()))
+        if isinstance(event, HeadersReceived):
+            return
+        if self._meter.first_at is None:
+            ttft_ms = self._meter.first(self._last_at)
+            if not (self._shown and self._shown.shows_content):
+                log.append(FirstToken(ttft_ms))
+        log.append(event)
+        self._meter.chars += len(event.arguments if isinstance(event, DeltaToolCall) else event.text)
+
+    def _outcome(self, pump: asyncio.Task[None]) -> EverstreamError | None:
+        """What the pump ended with; its failure, where it failed by itself."""
+        if not pump.done():
+            logger.warning("a provider did not let go in time", stream=self._feed.stream)
+            return None
+        if pump.cancelled():
+            if self._stop is Stop.IDLE:
+                what = "stopped in mid-answer" if self._answered else "did not answer"
+                return EverstreamError("provider.timeout", f"the provider {what}")
+            return None
+        failure = pump.exception()
+        if failure is None or self._stop is not None:
+            return None
+        if isinstance(failure, EverstreamError):
+            return failure
+        logger.error("a generation failed", stream=self._feed.stream, exc_info=failure)
+        return EverstreamError("internal", "the generation failed inside the server")
+
+    # ------------------------------------------------------------------ the idle clock
+
+    def _watch(self) -> IdleClock:
+        return IdleClock(self._time_left, lambda: self._halt(Stop.IDLE))
+
+    def _time_left(self) -> float:
+        """Seconds until this provider counts as hanging."""
+        settings = self._settings
+        patience_s = settings.provider_idle_timeout_s if self._answered else settings.provider_headers_timeout_s
+        if self._stop is not None or self._feed.room is not None:  # it is over, or it is we who do not read
+            return patience_s
+        return self._last_at + patience_s - self._clock()
+
+    # ------------------------------------------------------------------ the end
+
+    def _end(self, error: EverstreamError | None) -> None:
+        log, now = self._feed.log, self._clock()
+        reason = self._reason(error)
+        usage = self._usage or estimated_usage(
+            input_chars(self._request), len(self._request.messages), self._meter.chars
+        )
+        if reason in ("complete", "budget") and log.phase in (Phase.STREAMING, Phase.CARRIED):
+            log.append(LastToken())
+        log.append(
+            StreamEnd(
+                reason=reason,
+                finish_reason=self._finish_reason if reason == "complete" else None,
+                usage=usage,
+                cost=self._price(self._request.model, usage) if self._price else None,
+                metrics=self._meter.metrics(now, usage.output_tokens),
+                error=None if error is None else error_info(error),
+                warnings=self._warnings,
+            )
+        )
+        self._committer.dirty(self._feed)
+        self._counters.streams_ended[reason] += 1
+
+    def _reason(self, error: EverstreamError | None) -> EndReason:
+        if self._stop is Stop.CANCELLED:
+            return "cancelled"
+        if self._stop is Stop.BUDGET:
+            return "budget"
+        return "complete" if error is None else "failed"
+
+
+def error_info(error: EverstreamError) -> ErrorInfo:
+    return ErrorInfo(error.code, error.message, error.retryable, error.retry_after_ms)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def progress_of(shown: Summary) -> Progress:
+    calls = tuple(ToolCall(call.call_id or "", call.name or "", call.arguments) for call in shown.tool_calls)
+    return Progress(shown.text, shown.thinking, calls)
+
+
+def chars_of(shown: Summary) -> int:
+    calls = sum(len(call.arguments) for call in shown.tool_calls)
+    return len(shown.text) + len(shown.thinking) + len(shown.refusal) + calls
+
+
+def input_chars(request: Request) -> int:
+    total = len(request.params.system or "")
+    for message in request.messages:
+        if isinstance(message.content, str):
+            total += len(message.content)
+        else:
+            total += sum(len(part.text) for part in message.content if isinstance(part, TextPart))
+    return total
