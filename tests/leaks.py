@@ -31,7 +31,6 @@ LOOK_EVERY_S = 0.01
 _PROC = Path("/proc")
 _FDS = _PROC / "self" / "fd"
 _PPID_FIELD = 1  # of what follows the name in `stat`
-_STARTED_FIELD = 19
 # Python's own keepers, which it starts once and means to keep.
 _KEPT = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 
@@ -63,46 +62,39 @@ def _works_in(pid: str, folder: Path) -> bool:
         return False
 
 
-def running_processes(folder: Path) -> dict[str, str]:
-    """The processes that descend from this one or work below `folder`, by a name that is never used again."""
-    parents: dict[str, str] = {}
-    started: dict[str, str] = {}
-    for pid in os.listdir(_PROC) if _FDS.is_dir() else ():
-        if not pid.isdigit():
-            continue
+def _descends(pid: str) -> bool:
+    """Is this process a child of ours, or a child's child?"""
+    ours = str(os.getpid())
+    while pid not in ("", "0", "1", ours):
         fields = _read(pid, "stat").rpartition(b")")[2].split()
-        if fields:
-            parents[pid], started[pid] = fields[_PPID_FIELD].decode(), fields[_STARTED_FIELD].decode()
-    ours, grown = {str(os.getpid())}, True
-    while grown:
-        children = {pid for pid, parent in parents.items() if parent in ours} - ours
-        ours, grown = ours | children, bool(children)
-    ours |= {pid for pid in parents if _works_in(pid, folder)}
-    found = {}
-    for pid in (ours - {str(os.getpid())}) & parents.keys():
-        command = _read(pid, "cmdline").replace(b"\0", b" ").strip()
-        if not any(kept in command for kept in _KEPT):
-            found[f"{pid}@{started[pid]}"] = command.decode(errors="replace")[:200] or "ended, but nobody waited for it"
-    return found
+        pid = fields[_PPID_FIELD].decode() if fields else ""
+    return pid == ours
+
+
+def all_processes() -> set[str]:
+    """The ids of all processes of the machine."""
+    return {name for name in os.listdir(_PROC) if name.isdigit()} if _FDS.is_dir() else set()
 
 
 class Before:
-    """What was there when the test began."""
+    """What was there when the test began.  `folder` is where pytest has its temporary directories."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._sockets = open_sockets()
-        self._processes = running_processes(folder)
+        self._processes = all_processes()
 
     def left(self) -> list[str]:
-        """What is new since then, a line each."""
-        sockets = open_sockets() - self._sockets
-        processes = running_processes(self._folder)
-        new = {name: command for name, command in processes.items() if name not in self._processes}
-        return [
-            *(f"open {name}" for name in sorted(sockets)),
-            *(f"process {name.partition('@')[0]}: {command}" for name, command in sorted(new.items())),
-        ]
+        """What is new since then and ours, a line each."""
+        found = [f"open {name}" for name in sorted(open_sockets() - self._sockets)]
+        for pid in sorted(all_processes() - self._processes, key=int):
+            command = _read(pid, "cmdline").replace(b"\0", b" ").strip()
+            if any(kept in command for kept in _KEPT) or not (_descends(pid) or _works_in(pid, self._folder)):
+                continue
+            found.append(
+                f"process {pid}: {command.decode(errors='replace')[:200] or 'ended, and nobody waited for it'}"
+            )
+        return found
 
 
 def _told(left: list[str]) -> str:
