@@ -1,0 +1,238 @@
+"""The recorded wires of real providers, and what this project makes of each.
+
+The corpus tells what the vendor's own package read from each wire; here that is put in our vocabulary:
+
+* `thinking` is the raw reasoning followed by the summaries: both are shown as thinking.
+* A finish reason is ours: by `FINISH`, and `tool_calls` whenever a tool was called and the provider said `stop`.
+* `usage` is (input, output, total, thinking, cached), with what was read from or written to a prompt cache as input.
+* `error` is the code of ours that the wire must end with, or None.
+
+A wire belongs to the OpenAI dialects when its API is `chat` or `responses` and its framing is server-sent events,
+whichever package read it; Cohere, Gemini and Ollama have dialects of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from everstream.core.events import (
+    DeltaRefusal,
+    DeltaText,
+    DeltaThinking,
+    DeltaToolCall,
+    Finish,
+    FinishReason,
+    HeadersReceived,
+    Usage,
+)
+from everstream.providers.base import Provider, ProviderError
+
+ROOT = Path(__file__).resolve().parents[3] / "shared" / "wires"
+
+FINISH: dict[str, FinishReason] = {
+    "stop": "stop",
+    "completed": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "incomplete": "length",
+    "tool_calls": "tool_calls",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}
+
+# Wires that end with an error, and with which.
+ERRORS = {
+    "groq/chat--pydantic-ai--tool-use-failed-error-streaming": "provider.invalid",
+    "openai/responses--ai--openai-error-1": "provider.rate_limit",
+    "openrouter/chat--pydantic-ai--openrouter-stream-error": "provider.invalid",
+    "gpustack/chat--ruby_llm--extended-thinking-gpustack-qwen3-streams-thinking-content-when-available": (
+        "provider.unknown"
+    ),
+    "anthropic/messages--ai--spliced-message-start": "provider.connection",
+}
+SPLICED = "anthropic/messages--ai--spliced-message-start"
+
+
+@dataclass(frozen=True)
+class Wire:
+    """One recorded stream, and what must come out of it."""
+
+    key: str  # provider/file, without its ending
+    provider: str
+    api: str
+    body: bytes
+    text: str
+    thinking: str
+    refusal: str
+    calls: list[tuple[str | None, str, str]]
+    finish: FinishReason | None
+    usage: tuple[int, int, int, int | None, int | None] | None
+    error: str | None
+    events: int
+
+
+@dataclass(frozen=True)
+class ErrorBody:
+    """One recorded answer with an error status."""
+
+    key: str
+    provider: str
+    api: str
+    status: int
+    body: bytes
+
+
+class Outcome:
+    """What a provider gave, added up."""
+
+    def __init__(self) -> None:
+        self.headers = 0
+        self.text = ""
+        self.thinking = ""
+        self.refusal = ""
+        self.calls: dict[int, list[str]] = {}  # id, name, arguments
+        self.finishes: list[Finish] = []
+        self.error: ProviderError | None = None
+        self.batches = 0
+        self.empty_batches = 0
+
+    @property
+    def finish(self) -> FinishReason | None:
+        return next((said.finish_reason for said in reversed(self.finishes) if said.finish_reason), None)
+
+    @property
+    def usage(self) -> Usage | None:
+        return next((said.usage for said in reversed(self.finishes) if said.usage), None)
+
+    @property
+    def warnings(self) -> list[str]:
+        return [warning for said in self.finishes for warning in said.warnings]
+
+    def add(self, event: Any) -> None:
+        if isinstance(event, DeltaText):
+            assert event.text
+            self.text += event.text
+        elif isinstance(event, DeltaThinking):
+            assert event.text
+            self.thinking += event.text
+        elif isinstance(event, DeltaRefusal):
+            assert event.text
+            self.refusal += event.text
+        elif isinstance(event, DeltaToolCall):
+            call = self.calls.setdefault(event.index, ["", "", ""])
+            if event.call_id:
+                assert not call[0], "an id came twice"
+                call[0] = event.call_id
+            if event.name:
+                assert not call[1], "a name came twice"
+                call[1] = event.name
+            call[2] += event.arguments
+        elif isinstance(event, HeadersReceived):
+            self.headers += 1
+        else:
+            assert isinstance(event, Finish)
+            self.finishes.append(event)
+
+
+async def drain(provider: Provider, request: Any) -> Outcome:
+    """Ask, and add up everything until the end or the error."""
+    outcome = Outcome()
+    try:
+        async for batch in provider.generate(request):
+            outcome.batches += 1
+            outcome.empty_batches += not batch
+            for event in batch:
+                assert outcome.headers or isinstance(event, HeadersReceived), "headers come first"
+                outcome.add(event)
+    except ProviderError as error:
+        outcome.error = error
+    return outcome
+
+
+@cache
+def openai_wires() -> list[Wire]:
+    return [wire for wire in _wires() if wire.provider != "anthropic"]
+
+
+@cache
+def anthropic_wires() -> list[Wire]:
+    return [wire for wire in _wires() if wire.provider == "anthropic"]
+
+
+@cache
+def error_bodies() -> list[ErrorBody]:
+    found = []
+    for path in sorted(ROOT.glob("*/http-*.json")):
+        if path.name.endswith(".expected.json") or path.parent.name in ("cohere", "gemini", "ollama", "tgi"):
+            continue
+        _, status, api = path.name.split("--")[0].split("-", 2)
+        key = f"{path.parent.name}/{path.stem}"
+        found.append(ErrorBody(key, path.parent.name, api, int(status), path.read_bytes()))
+    return found
+
+
+@cache
+def _wires() -> list[Wire]:
+    found = []
+    for path in sorted(ROOT.glob("*/*.sse")):
+        provider, api = path.parent.name, path.name.split("--")[0]
+        ours = provider == "anthropic" and api == "messages"
+        if not ours and (provider in ("cohere", "gemini", "ollama", "anthropic") or api not in ("chat", "responses")):
+            continue
+        told = json.loads(path.with_suffix(".expected.json").read_text())["expected"]
+        found.append(_wire(f"{provider}/{path.stem}", provider, api, path.read_bytes(), told))
+    return found
+
+
+def _wire(key: str, provider: str, api: str, body: bytes, told: dict[str, Any]) -> Wire:
+    calls = [(call.get("id"), call["name"], call["arguments"]) for call in told["tool_calls"]]
+    reason = FINISH[told["finish_reason"]] if told["finish_reason"] else None
+    if calls and reason in ("stop", None):
+        reason = "tool_calls"
+    thinking = (told.get("thinking") or "") + (told.get("reasoning_summary") or "")
+    if key == SPLICED:  # the first half is what came before the proxy began again
+        thinking, reason = "I will call the tool.", None
+        calls = [("toolu_first", "test-tool", '{"value":"Spark')]
+    usage = _usage(told["usage"]) if told["usage"] else None
+    error = ERRORS.get(key)
+    return Wire(
+        key,
+        provider,
+        api,
+        body,
+        told["text"],
+        thinking,
+        told.get("refusal") or "",
+        calls,
+        reason,
+        usage,
+        error,
+        told["events"],
+    )
+
+
+def _usage(told: dict[str, Any]) -> tuple[int, int, int, int | None, int | None]:
+    if "prompt_tokens" in told:
+        made = told.get("completion_tokens") or 0
+        thinking = (told.get("completion_tokens_details") or {}).get("reasoning_tokens")
+        cached = (told.get("prompt_tokens_details") or {}).get("cached_tokens")
+        cached = told.get("prompt_cache_hit_tokens", told.get("cached_tokens")) if cached is None else cached
+        given = told["prompt_tokens"]
+        if thinking and told["total_tokens"] == given + made + thinking:
+            made += thinking
+        return given, made, told["total_tokens"], thinking, cached
+    made = told["output_tokens"]
+    if "total_tokens" in told:
+        cached = (told.get("input_tokens_details") or {}).get("cached_tokens")
+        thinking = (told.get("output_tokens_details") or {}).get("reasoning_tokens")
+        return told["input_tokens"], made, told["total_tokens"], thinking, cached
+    cached = told.get("cache_read_input_tokens")
+    given = told["input_tokens"] + (cached or 0) + (told.get("cache_creation_input_tokens") or 0)
+    thinking = (told.get("output_tokens_details") or {}).get("thinking_tokens")
+    return given, made, given + made, thinking, cached
