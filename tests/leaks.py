@@ -91,9 +91,7 @@ class Before:
             command = _read(pid, "cmdline").replace(b"\0", b" ").strip()
             if any(kept in command for kept in _KEPT) or not (_descends(pid) or _works_in(pid, self._folder)):
                 continue
-            found.append(
-                f"process {pid}: {command.decode(errors='replace')[:200] or 'ended, and nobody waited for it'}"
-            )
+            found.append(f"process {pid}: {command.decode(errors='replace')[:200] or 'ended, but not waited for'}")
         return found
 
 
