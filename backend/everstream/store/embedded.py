@@ -28,6 +28,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,30 +232,28 @@ async def _spawn(folder: Folder, binary: Path) -> None:
         if lock is None:
             return  # it came up by itself meanwhile; nobody else can have started it under the gate
         arguments = folder.server_arguments(folder.place_socket())
+        # In a thread, not with the loop's own subprocesses: uvloop's were seen to miss the end of a child that
+        # leaves a daemon behind.
         try:
-            process = await asyncio.create_subprocess_exec(
-                str(binary),
-                *arguments,
+            process = await asyncio.to_thread(
+                subprocess.run,
+                [str(binary), *arguments],
                 pass_fds=(lock,),
                 start_new_session=True,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 env=_environment(),
                 cwd=folder.path,
+                timeout=LAUNCH_S,
+                check=False,
             )
+        except subprocess.TimeoutExpired as error:
+            raise StoreUnavailable(f"{binary} did not start within {LAUNCH_S:.0f} s; is it a valkey-server?") from error
         except OSError as error:
             raise StoreUnavailable(f"{binary} cannot be run: {error.strerror}") from error
-        try:
-            said, _ = await asyncio.wait_for(process.communicate(), LAUNCH_S)
-        except TimeoutError as error:
-            raise StoreUnavailable(f"{binary} did not start within {LAUNCH_S:.0f} s; is it a valkey-server?") from error
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
     if process.returncode != 0:
-        words = " ".join(said.decode("utf-8", "replace").split())[-600:]
+        words = " ".join(process.stdout.decode("utf-8", "replace").split())[-600:]
         raise StoreUnavailable(f"{binary} refused to start (exit code {process.returncode}): {words}")
 
 
