@@ -178,7 +178,7 @@ class ServerProcess:
                 if status == 200:
                     return
                 said = f"HTTP {status}"
-            time.sleep(POLL_S)
+            time.sleep(POLL_S)  # pause: between two looks at the process
         raise ServerFailed(f"the server was not ready within {within_s} s ({said}){self._quoted_log()}")
 
     def kill9(self) -> None:

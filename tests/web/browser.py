@@ -43,7 +43,7 @@ def wait_until(page: Page, seen: Callable[[], bool], within_s: float = 20.0) -> 
     deadline = time.monotonic() + within_s
     while not seen():
         assert time.monotonic() < deadline, f"not seen within {within_s} s; the page shows:\n{page.inner_text('body')}"
-        page.wait_for_timeout(POLL_MS)
+        page.wait_for_timeout(POLL_MS)  # pause: between two looks at the page
 
 
 def counted(tokens: int) -> str:
@@ -115,13 +115,14 @@ class Line:
 
     Made before the page is opened.  `sent` holds all commands of the page, one list a connection.  `drop(frame)` is
     asked of every frame from the server: True loses it on the way.  `cut_after(command)` closes a connection as soon
-    as that command has gone through to the server.
+    as that command has gone through to the server.  While `broken`, no new connection comes about.
     """
 
     def __init__(self, page: Page) -> None:
         self.sent: list[list[dict[str, Any]]] = []
         self.drop: Callable[[dict[str, Any]], bool] = lambda frame: False
         self.cut_after: Callable[[dict[str, Any]], bool] = lambda command: False
+        self.broken = False
         self._routes: list[WebSocketRoute] = []
         page.route_web_socket("**/ws", self._connected)
 
@@ -137,6 +138,9 @@ class Line:
         return [command for sent in self.sent for command in sent if command["type"] == kind]
 
     def _connected(self, route: WebSocketRoute) -> None:
+        if self.broken:
+            route.close(code=1012, reason="broken by the test")
+            return
         server = route.connect_to_server()
         sent: list[dict[str, Any]] = []
         self.sent.append(sent)

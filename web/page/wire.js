@@ -178,6 +178,10 @@ export class Wire {
     else waiting.resolve(frame);
   }
 
+  get #settled() {
+    return this.state === State.OPEN && performance.now() - this.#openedAt > SETTLED_MS;
+  }
+
   #watch() {
     if (performance.now() - this.#heardAt <= this.#silenceMs) return;
     // A dead network never answers a closing handshake: do not wait for `onclose`.
@@ -186,9 +190,11 @@ export class Wire {
   }
 
   #leave() {
+    // Whoever was sent away just after the welcome got to the same server again: no hurry to meet it a third time.
+    const settled = this.#settled;
     this.#letGo();
-    this.#attempt = 0;
-    this.open();
+    if (settled) this.open();
+    else this.#comeBack(1012, "going away");
   }
 
   #lost(code, reason) {
@@ -199,8 +205,7 @@ export class Wire {
   }
 
   #comeBack(code, reason, waitAtLeastMs = 0) {
-    const settled = this.state === State.OPEN && performance.now() - this.#openedAt > SETTLED_MS;
-    if (settled) this.#attempt = 0;
+    if (this.#settled) this.#attempt = 0;
     const inMs = waitAtLeastMs + backoffMs(this.#attempt++);
     this.#retryTimer = setTimeout(() => this.open(), inMs);
     this.#change(State.WAITING, { inMs, code, reason });
