@@ -522,7 +522,7 @@ async def test_an_error_reply_is_an_error(data_dir: Path) -> None:
     [
         ("redis://db", Address(host="db")),
         ("rediss://me:p%40ss@db:7000/1", Address(host="db", port=7000, tls=True, username="me", password="p@ss")),
-        ("valkey://:pw@[::1]:1", Address(host="::1", port=1, password="pw")),
+        ("redis://:pw@[::1]:1", Address(host="::1", port=1, password="pw")),
         ("unix:///run/a%20b.sock?db=1", Address(path=Path("/run/a b.sock"))),
     ],
 )

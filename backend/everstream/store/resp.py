@@ -41,20 +41,17 @@ class ServerError(Exception):
 
 
 def parse_url(url: str) -> Address:
-    """The address in a `redis://`, `rediss://`, `valkey://`, `valkeys://` or `unix://` URL.
-
-    Raises ValueError for anything else.
-    """
+    """The address in a `redis://`, `rediss://` or `unix://` URL.  Raises ValueError for anything else."""
     parts = urlsplit(url)
     username, password = unquote(parts.username or ""), unquote(parts.password or "")
     if parts.scheme == "unix":
         return Address(path=Path(unquote(parts.path)), username=username, password=password)
-    if parts.scheme not in ("redis", "rediss", "valkey", "valkeys"):
+    if parts.scheme not in ("redis", "rediss"):
         raise ValueError(f"not an address of one server: {parts.scheme}://")
     return Address(
         host=unquote(parts.hostname or "localhost"),
         port=parts.port or DEFAULT_PORT,
-        tls=parts.scheme in ("rediss", "valkeys"),
+        tls=parts.scheme == "rediss",
         username=username,
         password=password,
     )

@@ -1,0 +1,310 @@
+"""The command line: a table of commands, each a function from its arguments to an exit code.
+
+`everstream --version`, `--help` and a mistyped command must answer at once, and the settings, the store and the web
+server together take a second to import.  So this is the one module that imports inside functions: each command
+brings in what it needs, when it is the one that was asked for.
+
+The flags of every command that takes settings are made from the table in `config.py`.  They are handed on as they
+were written: the table judges flags, environment and file alike, in the same words.
+
+Exit codes: 0 done; 1 found something to mend (`doctor`) or an unforeseen failure; 2 wrong usage or settings; 3 the
+store is not available; 4 the port is taken; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+
+from everstream import __version__
+
+if TYPE_CHECKING:
+    from everstream.config import Loaded
+    from everstream.store.embedded import Status
+
+KEYS_EPILOG: Final = "Keys are better given in the environment or the file: anybody on the machine can see flags."
+
+
+class Exit(IntEnum):
+    """What the process tells its parent."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    STORE = 3
+    PORT = 4
+    INTERRUPTED = 130
+
+
+class Command(NamedTuple):
+    """A row of the table: what runs it, and its line in `--help`."""
+
+    run: Callable[[str, Sequence[str]], int]
+    summary: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.  `arguments` are without the program's name."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name = given[0] if given else ""
+    if name in ("-V", "--version"):
+        print(f"everstream {__version__}")
+        return Exit.DONE
+    if name in ("", "-h", "--help", "help"):
+        print(_overview(), file=sys.stdout if name else sys.stderr)
+        return Exit.DONE if name else Exit.USAGE
+    command = COMMANDS.get(name)
+    if command is None:
+        from everstream.config import unknown
+
+        return _complain("everstream", unknown("command", name, COMMANDS), "everstream --help shows all")
+    return _guarded(f"everstream {name}", command, given[1:])
+
+
+def _guarded(program: str, command: Command, given: Sequence[str]) -> int:
+    """Run it, and turn the failures that have an exit code of their own into one clear line each."""
+    try:
+        done = command.run(program, given)
+        sys.stdout.flush()  # here, where a closed pipe is still understood
+        return done
+    except SystemExit as leaving:  # argparse, after --help or wrong usage
+        return leaving.code if isinstance(leaving.code, int) else Exit.FAILED
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:  # `everstream config | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.DONE
+    except Exception as error:
+        code = _code_of(error)
+        if code is None:
+            raise
+        _complain(program, *getattr(error, "problems", [getattr(error, "message", None) or str(error)]))
+        return code
+
+
+def _code_of(error: Exception) -> Exit | None:
+    from everstream.config import ConfigError
+    from everstream.core.errors import EverstreamError
+
+    if isinstance(error, ConfigError):
+        return Exit.USAGE
+    if isinstance(error, EverstreamError) and error.code == "store.unavailable":
+        return Exit.STORE
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return Exit.PORT
+    return None
+
+
+# --------------------------------------------------------------------------- the commands
+
+
+def _serve(program: str, given: Sequence[str]) -> int:
+    parser = _settings_parser(program, "Run a server until it is told to stop (Ctrl-C or SIGTERM).")
+    loaded = _settings(*parser.parse_known_args(given))
+    from everstream.doctor import exposure
+
+    settings = loaded.settings
+    danger = exposure(settings)
+    if danger and not settings.insecure:
+        return _complain(program, f"{danger}; say --insecure if that is meant")
+    from everstream.gateway.server import serve
+
+    return serve(settings)
+
+
+def _store(program: str, given: Sequence[str]) -> int:
+    parser = _settings_parser(program, "Look after the embedded store of the data directory.", "{status,stop} [FLAGS]")
+    parser.add_argument("action", choices=("status", "stop"), help="show what runs, or stop what was left running")
+    parser.add_argument("--json", action="store_true", help="write JSON (status)")
+    arguments, rest = parser.parse_known_args(given)
+    data_dir = _settings(arguments, rest).settings.data_dir
+    from everstream.store import embedded
+
+    _log_to_stderr()
+    if arguments.action == "stop":
+        stopped = asyncio.run(embedded.stop(data_dir))
+        print(f"the store in {data_dir} is stopped" if stopped else f"no store runs in {data_dir}")
+        return Exit.DONE
+    status = asyncio.run(embedded.status(data_dir))
+    print(json.dumps(_status_fields(status), indent=2) if arguments.json else _status_text(status, data_dir))
+    return Exit.DONE if status.server else Exit.STORE
+
+
+def _doctor(program: str, given: Sequence[str]) -> int:
+    parser = _settings_parser(program, "Check what a server needs, and say what to do about what is missing.")
+    parser.add_argument("--json", action="store_true", help="write JSON")
+    arguments, rest = parser.parse_known_args(given)
+    flags = _flags(arguments, rest)
+    from everstream import doctor
+
+    _log_to_stderr()
+    findings = asyncio.run(doctor.examine(flags, arguments.config))
+    print(doctor.as_json(findings) if arguments.json else doctor.as_text(findings))
+    return Exit.DONE if doctor.healthy(findings) else Exit.FAILED
+
+
+def _config(program: str, given: Sequence[str]) -> int:
+    parser = _settings_parser(program, "Show the settings in force and where each came from.  Secrets are masked.")
+    parser.add_argument("--json", action="store_true", help="write JSON")
+    arguments, rest = parser.parse_known_args(given)
+    loaded = _settings(arguments, rest)
+    from everstream.config import effective
+
+    values = effective(loaded)
+    if arguments.json:
+        shown = {name: {"value": value, "from": str(loaded.origins[name])} for name, value in values.items()}
+        print(json.dumps(shown, indent=2))
+        return Exit.DONE
+    for name, value in values.items():
+        # JSON's texts, numbers, true and false are TOML's; TOML has no null.
+        line = f"# {name} is unset" if value is None else f"{name} = {json.dumps(value, ensure_ascii=False)}"
+        print(f"{line:<44}  # {loaded.origins[name]}" if value is not None else line)
+    return Exit.DONE
+
+
+def _chat(program: str, given: Sequence[str]) -> int:
+    description = "Talk to a model in the terminal, through a running server."
+    parser = _Parser(prog=program, usage="[FLAGS]", description=description)
+    parser.add_argument("--url", default="ws://127.0.0.1:8000/ws", help="the server (%(default)s)")
+    parser.add_argument("--model", metavar="PROVIDER/NAME", help="the model; without it the server's first usable one")
+    parser.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
+    parser.add_argument(
+        "--param",
+        metavar="NAME=VALUE",
+        action="append",
+        type=_parameter,
+        default=[],
+        help="a parameter of the request, as temperature=0.2; the value is JSON, or else text; repeatable",
+    )
+    arguments = parser.parse_args(given)
+    from everstream.chat import main as talk
+
+    return talk(url=arguments.url, model=arguments.model, system=arguments.system, params=dict(arguments.param))
+
+
+COMMANDS: Final = {
+    "serve": Command(_serve, "run a server"),
+    "chat": Command(_chat, "talk to a model through a server, in the terminal"),
+    "doctor": Command(_doctor, "check what a server needs, and say what to do"),
+    "config": Command(_config, "show the settings in force and where they come from"),
+    "store": Command(_store, "look at or stop the embedded store: store status, store stop"),
+}
+
+
+# --------------------------------------------------------------------------- arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line: with forty flags the usual usage text hides it."""
+
+    def __init__(self, *, prog: str, usage: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(prog=prog, usage=f"{prog} {usage}", description=description, epilog=epilog, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise SystemExit(_complain(self.prog, message, f"{self.prog} --help shows all"))
+
+
+def _settings_parser(program: str, description: str, usage: str = "[FLAGS]") -> _Parser:
+    from everstream.config import CONFIG_ENV, CONFIG_NAME, Settings, describe
+
+    parser = _Parser(prog=program, usage=usage, description=description, epilog=KEYS_EPILOG)
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"settings file ({CONFIG_ENV}, or {CONFIG_NAME} if there is one)"
+    )
+    for row in describe():
+        text = f"{row.description} ({row.default})".replace("%", "%%")
+        if Settings.model_fields[row.name].annotation is bool:
+            switch = argparse.BooleanOptionalAction
+            parser.add_argument(row.flag, dest=row.name, action=switch, default=argparse.SUPPRESS, help=text)
+        else:
+            unit = row.name.rpartition("_")[2].upper()
+            metavar = unit if unit in ("MS", "S", "BYTES") else "VALUE"
+            parser.add_argument(row.flag, dest=row.name, metavar=metavar, default=argparse.SUPPRESS, help=text)
+    return parser
+
+
+def _settings(arguments: argparse.Namespace, rest: Sequence[str]) -> Loaded:
+    """The settings, with the flags that were given.  Raises ConfigError."""
+    from everstream.config import load
+
+    return load(_flags(arguments, rest), arguments.config)
+
+
+def _flags(arguments: argparse.Namespace, rest: Sequence[str]) -> dict[str, str | bool]:
+    from everstream.config import NAMES, ConfigError, flag_of, unknown
+
+    if rest:
+        known = ["--help", "--config", "--json", *map(flag_of, NAMES)]
+        strange = [word.partition("=")[0] for word in rest if word.startswith("-")]
+        problems = [unknown("flag", word, known) for word in strange] or [f"unexpected argument: {' '.join(rest)}"]
+        raise ConfigError(problems)
+    return {name: value for name, value in vars(arguments).items() if name in NAMES}
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+# --------------------------------------------------------------------------- words
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {name:<8} {command.summary}" for name, command in COMMANDS.items())
+    return (
+        "usage: everstream COMMAND [FLAGS]\n\n"
+        "Durable, resumable, cancellable streams from language models to people.\n\n"
+        f"{rows}\n\n"
+        "everstream COMMAND --help shows the flags of a command; everstream --version the version."
+    )
+
+
+def _log_to_stderr() -> None:
+    """Standard output is for the answer, which may be read by a program."""
+    import structlog
+
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+
+
+def _complain(program: str, *lines: str) -> int:
+    for line in lines:
+        print(f"{program}: {line}", file=sys.stderr)
+    return Exit.USAGE
+
+
+def _status_fields(status: Status) -> dict[str, str | int | bool | None]:
+    server = status.server
+    return {
+        "running": server is not None,
+        "in_use": status.in_use,
+        "pid": server.pid if server else None,
+        "version": f"{server.kind} {server.version}" if server else None,
+        "uptime_s": server.uptime_s if server else None,
+        "data_bytes": status.data_bytes,
+        "socket": str(status.socket_path),
+        "log": str(status.log_path),
+    }
+
+
+def _status_text(status: Status, data_dir: Path) -> str:
+    server = status.server
+    if server is None:
+        return f"no store runs in {data_dir} ({status.data_bytes} bytes of data)"
+    use = "in use" if status.in_use else "in use by nobody: everstream store stop ends it"
+    return (
+        f"{server.kind} {server.version} runs in {data_dir}: process {server.pid}, up {server.uptime_s} s, {use}\n"
+        f"  data    {status.data_bytes} bytes\n  socket  {status.socket_path}\n  log     {status.log_path}"
+    )

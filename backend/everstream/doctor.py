@@ -1,0 +1,286 @@
+"""What a server needs, checked before it is missed.
+
+Each check looks at one thing and says what it found and, if that is not good, what to do.  A *problem* keeps
+`everstream serve` from working; a *warning* does not, but will be missed one day.  The checks are a table and do not
+depend on each other: one that fails hides nothing from the others.  Only where the settings cannot be read, the checks
+that need them are left out, because their answers would be about some other server.
+
+The check of an embedded store starts it if it does not run, and stops it again if nobody else is attached: that it
+starts is the one thing that cannot be told by looking.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import ipaddress
+import json
+import os
+import platform
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from everstream import __version__
+from everstream.config import ConfigError, Settings, Source, env_of, load, mask_url
+from everstream.store import embedded
+from everstream.store.base import StoreUnavailable
+from everstream.store.resp import ServerError, ask, parse_info, parse_url
+
+if sys.platform != "win32":
+    import resource
+
+OLDEST_PYTHON: Final = (3, 11)
+LEAST_FREE_BYTES: Final = 67_108_864
+GOOD_FREE_BYTES: Final = 1_073_741_824
+GOOD_OPEN_FILES: Final = 4_096  # one for each connection, one for each call to a provider
+STORE_WAIT_S: Final = 5.0
+GIB: Final = 1_073_741_824
+
+# Provider, the setting that holds its key, the variable that its package reads, and the same for its address.
+PROVIDERS: Final = (
+    ("openai", "openai_api_key", "OPENAI_API_KEY", "openai_base_url", "OPENAI_BASE_URL"),
+    ("anthropic", "anthropic_api_key", "ANTHROPIC_API_KEY", "anthropic_base_url", "ANTHROPIC_BASE_URL"),
+)
+
+
+class Verdict(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The outcome of one check.  `advice` says what to do, where something is to be done."""
+
+    check: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+
+
+Check = Callable[[Settings], Finding | Awaitable[Finding]]
+
+
+def exposure(settings: Settings) -> str | None:
+    """Why this server would be open to people who have not proved who they are; None where it is not."""
+    host = settings.host.strip("[]")
+    try:
+        alone = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        alone = host == "localhost" or host.endswith(".localhost")
+    if alone:
+        return None
+    return f"other machines can reach {settings.host}, and nobody has to prove who they are"
+
+
+async def examine(flags: Mapping[str, str | bool] | None = None, config_file: Path | None = None) -> list[Finding]:
+    """Run every check.  Never raises for what it finds."""
+    findings = [check_python(), check_open_files()]
+    try:
+        loaded = load(flags, config_file)
+    except ConfigError as error:
+        advice = "Mend these; store, port and the like are not checked before that."
+        return [*findings, Finding("settings", Verdict.PROBLEM, "; ".join(error.problems), advice)]
+    given = sum(origin.source is not Source.DEFAULT for origin in loaded.origins.values())
+    findings.append(Finding("settings", Verdict.OK, f"{len(loaded.origins)} settings, {given} given, the rest default"))
+    for check in CHECKS:
+        finding = check(loaded.settings)
+        findings.append(await finding if inspect.isawaitable(finding) else finding)
+    return findings
+
+
+def healthy(findings: Sequence[Finding]) -> bool:
+    """Whether a server would work: warnings do not count."""
+    return all(finding.verdict is not Verdict.PROBLEM for finding in findings)
+
+
+def as_text(findings: Sequence[Finding]) -> str:
+    """For a terminal: a line for each finding, what to do under it, and a sum."""
+    lines = [f"everstream {__version__} on {platform.system()} {platform.release()} {platform.machine()}", ""]
+    for finding in findings:
+        first, *more = finding.found.splitlines() or [""]
+        lines.append(f"  {finding.verdict:<8} {finding.check:<12} {first}")
+        lines += [f"{'':<24}{line}" for line in more]
+        if finding.advice:
+            lines.append(f"{'':<24}-> {finding.advice}")
+    counts = [sum(finding.verdict is verdict for finding in findings) for verdict in (Verdict.PROBLEM, Verdict.WARNING)]
+    if not any(counts):
+        summary = "Everything that a server needs is there."
+    elif not counts[0]:
+        summary = f"A server works here. Warnings: {counts[1]}; the arrows say what to do."
+    else:
+        summary = f"A server would not work. Problems: {counts[0]}, warnings: {counts[1]}; the arrows say what to do."
+    return "\n".join([*lines, "", summary])
+
+
+def as_json(findings: Sequence[Finding]) -> str:
+    return json.dumps(
+        {"version": __version__, "ok": healthy(findings), "findings": [asdict(finding) for finding in findings]},
+        indent=2,
+        ensure_ascii=False,
+    )
+
+
+# --------------------------------------------------------------------------- the checks
+
+
+def check_python() -> Finding:
+    found = platform.python_version()
+    if sys.version_info[:2] < OLDEST_PYTHON:
+        return Finding("python", Verdict.PROBLEM, found, "Use Python 3.11 or newer.")
+    return Finding("python", Verdict.OK, found)
+
+
+def check_open_files() -> Finding:
+    if sys.platform == "win32":
+        return Finding("open files", Verdict.OK, "no limit on this platform")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft in (resource.RLIM_INFINITY, -1) or soft >= GOOD_OPEN_FILES:
+        return Finding("open files", Verdict.OK, f"{soft} at the same time")
+    top = 65_536 if hard in (resource.RLIM_INFINITY, -1) else min(hard, 65_536)
+    advice = f"Every connection needs one: run `ulimit -n {top}` first, or set LimitNOFILE={top} in the unit."
+    return Finding("open files", Verdict.WARNING, f"only {soft} at the same time", advice)
+
+
+def check_host(settings: Settings) -> Finding:
+    danger = exposure(settings)
+    if danger is None:
+        return Finding("host", Verdict.OK, f"{settings.host}: this machine only")
+    if settings.insecure:
+        return Finding("host", Verdict.WARNING, danger, "Make sure that whatever stands before it lets in your people.")
+    return Finding("host", Verdict.PROBLEM, danger, f"Use 127.0.0.1, or set {env_of('insecure')}=true if it is meant.")
+
+
+def check_port(settings: Settings) -> Finding:
+    if settings.port == 0:
+        return Finding("port", Verdict.OK, "any free one")
+    place = f"{settings.host}:{settings.port}"
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            settings.host.strip("[]"), settings.port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)  # two may bind where neither listens
+    except socket.gaierror as error:
+        return Finding("port", Verdict.PROBLEM, f"{settings.host} is no address ({error.strerror})", "Correct host.")
+    except OSError as error:
+        advice = {
+            errno.EADDRINUSE: "Another server listens there: stop it, or choose another port with --port.",
+            errno.EACCES: "Ports below 1024 need a right that this user has not: choose one above.",
+            errno.EADDRNOTAVAIL: "This machine has no such address: correct host.",
+        }.get(error.errno or 0, "Choose another host or port.")
+        return Finding("port", Verdict.PROBLEM, f"{place} cannot be used: {error.strerror}", advice)
+    return Finding("port", Verdict.OK, f"{place} is free")
+
+
+def check_data_dir(settings: Settings) -> Finding:
+    if not settings.store.startswith("embedded:"):
+        return Finding("data dir", Verdict.OK, "not needed: the store is elsewhere")
+    place = settings.data_dir
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            free_bytes = shutil.disk_usage(place).free
+    except OSError as error:
+        advice = f"Give {_user()} the right to write there, or set data_dir to another directory."
+        return Finding("data dir", Verdict.PROBLEM, f"{settings.data_dir}: {error.strerror}", advice)
+    found = f"{settings.data_dir}: {free_bytes / GIB:.1f} GiB free"
+    if free_bytes < LEAST_FREE_BYTES:
+        return Finding("data dir", Verdict.PROBLEM, found, "Make room, or set data_dir to a disk with room.")
+    if free_bytes < GOOD_FREE_BYTES:
+        return Finding("data dir", Verdict.WARNING, found, "Make room: a full disk stops every stream.")
+    return Finding("data dir", Verdict.OK, found)
+
+
+async def check_store(settings: Settings) -> Finding:
+    if settings.store.startswith("embedded:"):
+        return await _check_embedded(settings)
+    shown = mask_url(settings.store)
+    try:
+        (text,) = await ask(parse_url(settings.store), "INFO", timeout_s=STORE_WAIT_S)
+    except ValueError:
+        advice = "Use embedded://, redis://host:port/db, rediss://host:port/db or unix:///path."
+        return Finding("store", Verdict.PROBLEM, f"{shown} is no store that can be used", advice)
+    except ServerError as error:
+        advice = "Check user and password in the URL: redis://user:password@host:port/db."
+        return Finding("store", Verdict.PROBLEM, f"{shown} refuses: {error}", advice)
+    except (OSError, EOFError) as error:
+        advice = "Start it, correct the URL, or use embedded:// to have one started here."
+        reason = str(error) or f"no answer within {STORE_WAIT_S:.0f} s"
+        return Finding("store", Verdict.PROBLEM, f"{shown} does not answer: {reason}", advice)
+    return _judge_server(shown, parse_info(text))
+
+
+async def _check_embedded(settings: Settings) -> Finding:
+    try:
+        before = await embedded.status(settings.data_dir)
+        if before.server is not None:
+            server = f"{before.server.kind} {before.server.version}"
+            return Finding("store", Verdict.OK, f"embedded, {server} runs as process {before.server.pid}")
+        share = await embedded.attach(settings.data_dir, settings.valkey_bin)
+        try:
+            after = await embedded.status(settings.data_dir)
+        finally:
+            await share.detach()
+    except StoreUnavailable as error:
+        return Finding("store", Verdict.PROBLEM, error.message, "Mend that, or set store to the URL of a Redis server.")
+    server = f"{after.server.kind} {after.server.version}" if after.server else "the store"
+    return Finding("store", Verdict.OK, f"embedded, {server} starts and stops")
+
+
+def _judge_server(shown: str, info: Mapping[str, str]) -> Finding:
+    kind = "valkey" if "valkey_version" in info else "redis"
+    version = info.get(f"{kind}_version", "0")
+    found = f"{shown}: {kind} {version}"
+    if not embedded.Server(0, kind, version, 0).new_enough:
+        return Finding("store", Verdict.PROBLEM, found, "Upgrade it: Redis 7.0 or Valkey 7.2 is the oldest that works.")
+    faults = []
+    if info.get("role") == "slave":
+        return Finding("store", Verdict.PROBLEM, f"{found}, a read-only replica", "Name the primary in the URL.")
+    if info.get("maxmemory_policy", "noeviction") != "noeviction" and info.get("maxmemory", "0") != "0":
+        faults.append("It drops data when memory is short: set its maxmemory-policy to noeviction.")
+    if info.get("aof_enabled") == "0":
+        faults.append("Its restart loses what was not saved: set its appendonly to yes.")
+    return Finding("store", Verdict.WARNING if faults else Verdict.OK, found, " ".join(faults))
+
+
+def check_providers(settings: Settings) -> Finding:
+    usable, missing = [], []
+    for name, key, key_env, address, address_env in PROVIDERS:
+        own_address = getattr(settings, address) or os.environ.get(address_env)
+        if getattr(settings, key) or os.environ.get(key_env):
+            usable.append(f"{name} (key from {'the settings' if getattr(settings, key) else key_env})")
+        elif own_address:
+            usable.append(f"{name} ({mask_url(own_address)}, no key)")
+        else:
+            missing.append(f"{name}: no key")
+    found = ", ".join([*usable, *missing])
+    if usable:
+        return Finding("providers", Verdict.OK, found)
+    names = " or ".join(row[2] for row in PROVIDERS)
+    advice = f"Set {names}. Without a key only the scripted provider answers, which is for trying things out."
+    return Finding("providers", Verdict.WARNING, found, advice)
+
+
+def _user() -> str:
+    return f"user {os.geteuid()}" if hasattr(os, "geteuid") else "this user"
+
+
+CHECKS: Final[tuple[Check, ...]] = (
+    check_host,
+    check_port,
+    check_data_dir,
+    check_store,
+    check_providers,
+)
