@@ -323,13 +323,27 @@ def test_a_selection_survives_the_streaming(chat: Chat) -> None:
     chat.ask("Count.")
     chat.wait_answer(60)
     chat.page.evaluate("""() => {
-        const text = document.querySelector('.answer').firstChild;
+        const text = document.querySelector('.answer .run').firstChild;
         document.getSelection().setBaseAndExtent(text, 0, text, 20);
     }""")
     chosen = chat.page.evaluate("document.getSelection().toString()")
     before = len(chat.answer())
     chat.wait_answer(before + 100)
     assert chat.page.evaluate("document.getSelection().toString()") == chosen == counted(60)[:20]
+
+
+def test_a_long_answer_copies_as_it_was_said(chat: Chat) -> None:
+    """It is laid out in several blocks; whoever copies it must not see where they meet."""
+    chat.choose("scripted/lorem", tokens=4_000, rate=0)
+    chat.ask("At length, please.")
+    assert chat.wait_ended() == "complete"
+    assert chat.page.locator(".answer .run").count() > 3
+    copied = chat.page.evaluate("""() => {
+        const selection = document.getSelection();
+        selection.selectAllChildren(document.querySelector('.answer'));
+        return selection.toString();
+    }""")
+    assert copied.strip("\n") == chat.answer().strip("\n")
 
 
 def test_the_text_is_followed_only_by_a_reader_who_is_at_its_end(chat: Chat) -> None:

@@ -11,6 +11,7 @@ const END_LABELS = {
   interrupted: "interrupted: this is the part that was saved",
   budget: "stopped: the budget is used up",
 };
+const RUN_CHARACTERS = 2_000; // a run of text is at least this long
 const NEAR_PX = 48; // this close to the end a reader counts as being there
 const FINISH_LABELS = { length: "cut at the most tokens", content_filter: "cut by the provider's content filter" };
 
@@ -38,18 +39,22 @@ class GrowingText {
   }
 }
 
-/** The answer: pieces of text with a quiet mark at each seam.  The mark is drawn by the style sheet, so that copying
- *  the answer copies the answer. */
+/**
+ * The answer: runs of text with a quiet mark at each seam.  A run ends at a line's end once it is long enough: a browser
+ * lays out a whole block when its text grows, so without runs each token would cost as much as all before it.  A seam's
+ * mark is drawn by the style sheet, so that copying the answer copies the answer.
+ */
 class AnswerText {
   #parent;
+  #run;
+  #runLength = 0;
+  #node;
   #shown = 0;
   #seams = 0;
-  #node;
 
   constructor(parent) {
     this.#parent = parent;
-    this.#node = document.createTextNode("");
-    parent.append(this.#node);
+    this.#startRun();
   }
 
   show(text, seams) {
@@ -61,15 +66,29 @@ class AnswerText {
       mark.setAttribute("role", "img");
       mark.setAttribute("aria-label", seamLabel(seam));
       this.#node = document.createTextNode("");
-      this.#parent.append(mark, this.#node);
+      this.#run.append(mark, this.#node);
     }
     this.#appendUpto(text, text.length);
   }
 
+  #startRun() {
+    this.#run = element("div", "run");
+    this.#runLength = 0;
+    this.#node = document.createTextNode("");
+    this.#run.append(this.#node);
+    this.#parent.append(this.#run);
+  }
+
   #appendUpto(text, upto) {
-    if (upto <= this.#shown) return;
-    this.#node.appendData(text.slice(this.#shown, upto));
-    this.#shown = upto;
+    while (this.#shown < upto) {
+      const lineEnd = text.indexOf("\n", this.#shown + Math.max(0, RUN_CHARACTERS - this.#runLength));
+      const runEnds = lineEnd !== -1 && lineEnd + 1 < upto;
+      const piece = text.slice(this.#shown, runEnds ? lineEnd + 1 : upto);
+      this.#node.appendData(piece);
+      this.#runLength += piece.length;
+      this.#shown += piece.length;
+      if (runEnds) this.#startRun();
+    }
   }
 }
 
