@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ def main(words: list[str] | None = None) -> int:
     except NoCompiler as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes are ended and files removed
     about = report.machine()
     played: list[tuple[Scenario, list[Sample]]] = []
     print(f"{about['cpu']}, {about['cores']} cores, Python {about['python']}, load {about['load_average'][0]:.1f}\n")

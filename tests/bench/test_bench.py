@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,32 @@ def test_nothing_of_a_bench_stays_behind() -> None:
         assert place.is_dir()
     assert not place.exists()
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_bench_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
+    program_text = (
+        "import os,sys,time\nfrom pathlib import Path\nfrom tests.bench.process import Process\n"
+        f"child = Process('sleeper', ['sleep', '600'], Path({str(tmp_path / 'out')!r}), os.environ)\n"
+        "print(child.pid, flush=True)\ntime.sleep(600)\n"
+    )
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen([sys.executable, "-c", program_text], cwd=root, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = Path("/proc") / parent.stdout.readline().strip()
+        assert "sleep" in (child / "comm").read_text()
+        parent.kill()
+    until = time.monotonic() + 10
+    while _is_alive(child) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not _is_alive(child)
+
+
+def _is_alive(process: Path) -> bool:
+    """Whether the process runs; one that has ended and is not yet waited for does not."""
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_without_a_compiler_the_bench_says_so_and_stops(
