@@ -33,6 +33,9 @@ CALLS_MAX = 1024  # commands without a reply
 STRAYS_MAX = 64  # streams remembered whose frames came before the reply that names them
 SUBSCRIBE_AGAIN_MS = 500  # at most, where a server could not serve a stream just now
 
+BUSY_MS_MAX = 1000  # a server that wants a command again within this time gets it without asking the caller
+BUSY_TRIES = 5
+
 OnState = Callable[[LinkState, str], None]
 
 
@@ -344,9 +347,21 @@ class Client:
                 call.finish(reply)
                 del self._calls[call_id]
 
+    def _refuse_call(self, error: EverstreamError, call: _Call) -> None:
+        after_ms = error.retry_after_ms
+        if error.code != "limit.rate" or after_ms is None or after_ms > BUSY_MS_MAX or call.sent > BUSY_TRIES:
+            call.fail(error)
+            return
+        wait_s = after_ms / 1000 + self._link.chance_s(after_ms)
+        asyncio.get_running_loop().call_later(wait_s, self._send_again, call)
+
+    def _send_again(self, call: _Call) -> None:
+        if call.done is not None and not call.done.done():
+            self._link.spawn(self._send(call))
+
     def _refuse(self, error: EverstreamError, call: _Call | None, stream: Stream | None) -> None:
         if call is not None and call.about is None:
-            call.fail(error)
+            self._refuse_call(error, call)
             return
         about = stream or (call.about if call is not None else None)
         if call is not None and call.done is None:

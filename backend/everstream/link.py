@@ -105,6 +105,7 @@ class Link:
             finally:
                 self._socket = None
             if parting.error is not None:
+                self._enter(LinkState.CLOSED, parting.why)
                 return parting.error
             if parting.planned and loop.time() - begun_s >= SETTLED_S:
                 continue

@@ -248,6 +248,8 @@ async def fake_server(port: int = 0) -> AsyncIterator[FakeServer]:
     ) as server:
         fake.url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws"
         yield fake
+        for held in fake.hold.values():
+            held.set()
         fake.drop_all()
 
 
@@ -255,4 +257,4 @@ async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
     """Wait for `condition`, with a bound."""
     async with asyncio.timeout(seconds):
         while not condition():
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.005)  # pause: between two looks at the condition

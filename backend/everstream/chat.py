@@ -1,0 +1,333 @@
+"""A chat in the terminal, over the same WebSocket as any other client.
+
+    > why is the sky blue?
+    (thinking, dimmed)
+    Because …
+    0.31 s to first token · 41.2 tokens/s · 14 in, 230 out
+
+Lines come in as they are typed, also while an answer runs; they wait their turn.  Ctrl-C while an answer runs stops it
+on the server and keeps the part; at the prompt it leaves, as Ctrl-D does.  The client goes on by itself when the
+connection or the server behind it changes; a mark says so.  With standard input a pipe, each line is answered and then
+the program ends; with standard output no terminal, the answers alone go there, and marks and figures to standard error.
+
+The conversation is kept here and sent whole each time, so any server can answer the next line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+
+from everstream.client import Client, Stream
+from everstream.core.errors import EverstreamError
+from everstream.link import LinkState
+from everstream.reducer import Frame
+from everstream.terminal import Lines, Page
+
+TURNS_MAX = 1000  # of the conversation kept; older ones are forgotten
+TRIES_MAX = 5  # to start an answer, where the server says that trying again can help
+RETRY_S = 0.5
+HELP = """\
+/model NAME   ask another model
+/models       what there is
+/new          forget the conversation
+/help         this
+/quit         leave (also Ctrl-C or Ctrl-D)
+Ctrl-C while an answer runs stops it and keeps the part."""
+CARRIED = {
+    "node_lost": "[carried on after a server loss]",
+    "drain": "[carried on by another server]",
+    "provider_lost": "[carried on after the provider broke off]",
+}
+
+ENDINGS = {
+    "failed": "failed",
+    "interrupted": "interrupted; this part is kept",
+    "budget": "the budget is used up",
+    "length": "cut at the limit of tokens",
+    "content_filter": "stopped by the content filter",
+}
+
+
+class Answer:
+    """Shows one stream as it grows: pieces as they come.  A snapshot is compared with what is on the screen."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._shown: list[str] = []
+        self._thinking = False  # is the last thing shown
+
+    def show(self, frame: Frame, stream: Stream) -> None:
+        kind = frame["type"]
+        if kind in ("delta_text", "delta_refusal"):
+            self._say(frame["text"])
+        elif kind == "delta_thinking":
+            self._thinking = True
+            self._page.dim(frame["text"])
+        elif kind == "delta_tool_call":
+            if frame.get("name"):
+                self._page.margin()
+                self._page.dim(f"[tool call] {frame['name']} ")
+            self._page.dim(frame["arguments"])
+        elif kind == "seam" and frame["continuation"] is not None:
+            self._page.dim(f" {CARRIED.get(frame['reason'], '[carried on]')} ")
+            if frame["continuation"] == "restart":
+                self._page.margin()
+                self._shown.clear()
+        elif kind == "snapshot":
+            self._catch_up(stream.state.text or stream.state.refusal)
+
+    def _say(self, text: str) -> None:
+        if self._thinking:
+            self._thinking = False
+            self._page.margin()
+        self._shown.append(text)
+        self._page.say(text)
+
+    def _catch_up(self, now: str) -> None:
+        shown = "".join(self._shown)
+        if now.startswith(shown):
+            self._say(now[len(shown) :])
+        else:
+            self._page.note("[what was shown has changed; the answer as it stands:]")
+            self._shown.clear()
+            self._say(now)
+
+
+class Chat:
+    """One conversation, until the lines end."""
+
+    def __init__(self, client: Client, lines: Lines, page: Page, model: str, params: Frame) -> None:
+        self._client = client
+        self._lines = lines
+        self._page = page
+        self._model = model
+        self._params = params
+        self._messages: list[Frame] = []
+        self._reading: asyncio.Task[str | None] | None = None  # at the prompt
+        self._asking: asyncio.Task[None] | None = None  # while an answer runs
+        self._stream: Stream | None = None
+        self._stopped = False
+        self._cancels: set[asyncio.Task[None]] = set()
+        self._away = False
+        self.failed = False
+
+    async def run(self, prompt: str) -> None:
+        """Until the lines end, the person leaves, or the server refuses for good."""
+        while self._client.link_state is not LinkState.CLOSED:
+            self._page.margin()
+            self._page.say(prompt)
+            line = await self._read()
+            if line is None:
+                break
+            if prompt:
+                self._page.entered()
+            line = line.strip()
+            if line.startswith("/"):
+                if not await self._command(line):
+                    return
+            elif line:
+                await self._turn(line)
+        self._page.margin()
+
+    def interrupt(self) -> None:
+        """Ctrl-C: at the prompt leave; during an answer stop it, and the second time do not wait for the server."""
+        if self._asking is None:
+            if self._reading is not None:
+                self._reading.cancel()
+        elif self._stopped:
+            self._asking.cancel()
+        else:
+            self._stopped = True
+            if self._stream is not None:
+                self._cancel(self._stream)
+
+    def link_changed(self, state: LinkState) -> None:
+        """A quiet mark, once for each time the connection is away while an answer runs."""
+        if state is LinkState.OPEN:
+            self._away = False
+        elif state is LinkState.WAITING and self._asking is not None and not self._away:
+            self._away = True
+            self._page.dim(" [reconnecting…] ")
+
+    async def _read(self) -> str | None:
+        self._reading = asyncio.create_task(self._lines.next())
+        try:
+            await asyncio.wait({self._reading})
+            return None if self._reading.cancelled() else self._reading.result()
+        finally:
+            self._reading.cancel()
+            self._reading = None
+
+    # ------------------------------------------------------------------ a turn
+
+    async def _turn(self, line: str) -> None:
+        self._messages.append({"role": "user", "content": line})
+        asking = self._begin()
+        if self._client.link_state is not LinkState.OPEN:
+            self.link_changed(LinkState.WAITING)
+        try:
+            await asyncio.wait({asking})
+            if not asking.cancelled() and (error := asking.exception()) is not None:
+                self._fail(error)
+            else:
+                self._conclude()
+        finally:
+            asking.cancel()
+            self._asking = None
+        text = self._stream.state.text if self._stream is not None else ""
+        if text:
+            self._messages.append({"role": "assistant", "content": text})
+            del self._messages[: -2 * TURNS_MAX]
+        else:  # a question without an answer would stand before the next one
+            self._messages.pop()
+
+    def _begin(self) -> asyncio.Task[None]:
+        self._stream, self._stopped = None, False
+        self._asking = asyncio.create_task(self._ask())
+        return self._asking
+
+    def _cancel(self, stream: Stream) -> None:
+        """Tell the server, in the background: even if nobody waits for it any more, it shall not go on."""
+
+        async def tell() -> None:
+            with contextlib.suppress(EverstreamError, ConnectionError):
+                await stream.cancel()
+
+        task = asyncio.create_task(tell())
+        self._cancels.add(task)
+        task.add_done_callback(self._cancels.discard)
+
+    async def _ask(self) -> None:
+        stream = self._stream = await self._generate()
+        if self._stopped:
+            self._cancel(stream)
+        answer = Answer(self._page)
+        async for frame in stream:
+            answer.show(frame, stream)
+
+    async def _generate(self) -> Stream:
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return await self._client.generate(model=self._model, messages=self._messages, params=self._params)
+            except EverstreamError as error:
+                if not error.retryable or tries >= TRIES_MAX:
+                    raise
+                await asyncio.sleep(max(RETRY_S, (error.retry_after_ms or 0) / 1000))
+
+    def _fail(self, error: BaseException) -> None:
+        self.failed = True
+        self._page.note(f"[{error}]")
+
+    def _conclude(self) -> None:
+        end = self._stream.state.end if self._stream is not None else None
+        if end is None or end["reason"] == "cancelled":
+            self._page.dim(" [stopped]")
+        elif end["reason"] != "complete":
+            error = end.get("error") or {}
+            why = f": {error['code']}, {error['message']}" if error else ""
+            self._page.dim(f" [{ENDINGS.get(end['reason'], end['reason'])}{why}]")
+            self.failed = True
+        elif end.get("finish_reason") in ENDINGS:
+            self._page.dim(f" [{ENDINGS[end['finish_reason']]}]")
+        if end is not None:
+            self._page.note(figures(end))
+
+    # ------------------------------------------------------------------ commands
+
+    async def _command(self, line: str) -> bool:
+        """False: leave."""
+        name, _, rest = line.partition(" ")
+        if name in ("/quit", "/exit"):
+            return False
+        if name == "/new":
+            self._messages.clear()
+            self._page.note("a new conversation")
+        elif name == "/model":
+            self._model = rest.strip() or self._model
+            self._page.note(self._model)
+        elif name == "/models":
+            await self._models()
+        else:
+            self._page.note(HELP)
+        return True
+
+    async def _models(self) -> None:
+        try:
+            models = await self._client.models()
+        except (EverstreamError, ConnectionError) as error:
+            self._fail(error)
+        else:
+            self._page.note("\n".join(shown_model(model, self._model) for model in models))
+
+
+def shown_model(model: Frame, current: str) -> str:
+    mark = "*" if model["id"] == current else " "
+    return f"{mark} {model['id']}" + ("" if model.get("usable") else f"  (not usable: {model.get('why_not', '')})")
+
+
+def figures(end: Frame) -> str:
+    """What an answer cost in time and tokens, from its `stream_end`."""
+    metrics, usage = end.get("metrics") or {}, end.get("usage") or {}
+    parts = []
+    if metrics.get("ttft_ms") is not None:
+        parts.append(f"{metrics['ttft_ms'] / 1000:.2f} s to first token")
+    if metrics.get("tokens_per_s") is not None:
+        parts.append(f"{metrics['tokens_per_s']:.1f} tokens/s")
+    if usage:
+        about = "about " if usage.get("source") == "estimated" else ""
+        parts.append(f"{about}{usage['input_tokens']} in, {usage['output_tokens']} out")
+    cost = end.get("cost")
+    if cost:
+        parts.append(f"{cost['total']:.6f} {cost['currency']}")
+    return " · ".join(parts)
+
+
+def choose(models: list[Frame]) -> str | None:
+    """The first usable model, a real one before a scripted one."""
+    usable = [str(model["id"]) for model in models if model.get("usable")]
+    return min(usable, key=lambda name: name.startswith("scripted/"), default=None)
+
+
+def main(url: str, model: str | None, system: str | None, params: Frame | None, token: str | None = None) -> int:
+    """Chat until the person leaves.  Returns the exit code: 1 where the server was not to be had, or where standard
+    input is no terminal and an answer failed."""
+    try:
+        return asyncio.run(_chat(url, model, {**(params or {}), **({"system": system} if system else {})}, token))
+    except KeyboardInterrupt:
+        return 130
+    except (EverstreamError, ConnectionError, ValueError) as error:
+        print(f"everstream: {error}", file=sys.stderr)
+        return 1
+
+
+async def _chat(url: str, model: str | None, params: Frame, token: str | None) -> int:
+    chats: list[Chat] = []
+
+    def on_state(state: LinkState, _detail: str) -> None:
+        for chat in chats:
+            chat.link_changed(state)
+
+    page, lines = Page(sys.stdout, sys.stderr), Lines(sys.stdin.fileno())
+    interactive = sys.stdin.isatty()
+    async with Client(url, token, on_state=on_state) as client:
+        model = model or choose(await client.models())
+        if model is None:
+            page.note("no model is usable here: give one a key, or name one")
+            return 1
+        chat = Chat(client, lines, page, model, params)
+        chats.append(chat)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, chat.interrupt)
+        try:
+            if interactive:
+                page.note(f"{model} · /help")
+            await chat.run("> " if interactive else "")
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+            lines.close()
+        return 1 if client.link_state is LinkState.CLOSED or (chat.failed and not interactive) else 0
