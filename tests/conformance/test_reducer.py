@@ -18,7 +18,7 @@ STREAM = "r_1"
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"].replace(" ", "-") for case in CASES])
-def test_case(case: dict[str, Any]) -> None:
+def test_the_case_comes_out_as_it_says(case: dict[str, Any]) -> None:
     start = case.get("start", {"epoch": None, "offset": 0})
     state = StreamState(case["stream"], start["epoch"], start["offset"])
     verdicts, actions = [], []
