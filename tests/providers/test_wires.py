@@ -9,13 +9,13 @@ import zlib
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.providers.wire_server import Reply, WireServer
+from tests.providers.wires import ROOT, Outcome, Wire, anthropic_wires, drain, error_bodies, openai_wires
 
 from everstream.core.events import Message, Request
 from everstream.providers.anthropic import AnthropicProvider
 from everstream.providers.base import Provider
 from everstream.providers.openai import OpenAIProvider
-from tests.providers.wire_server import Reply, WireServer
-from tests.providers.wires import ROOT, Outcome, Wire, anthropic_wires, drain, error_bodies, openai_wires
 
 pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="the recorded wires are not beside this checkout")
 
@@ -128,11 +128,10 @@ def last_place(wire: Wire) -> int:
         b'"type":"response.incomplete"',
         b'"type":"response.failed"',
         b'"type": "response.completed"',
-        b'"error":{',
-        b'{"type":"error"',
-        b"error:",
         b"[DONE]",
     ]
+    if wire.error is not None:
+        marks += [b'"error":{', b'{"type":"error"', b"\nerror:"]
     places = [place for place in (body.find(mark) for mark in marks) if place >= 0]
     if wire.key.endswith("spliced-message-start"):
         places.append(body.rfind(b"event: message_start"))
