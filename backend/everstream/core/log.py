@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from everstream.core.events import ORDER, Event, Phase, StreamEnd
-from everstream.core.lease import Epochs, epoch_at
+from everstream.core.lease import Epochs, agreement, epoch_at
 from everstream.core.summary import NOTHING, Summary, fold
 
 COMMIT_ENTRIES_MAX = 512  # a commit of one stream; the rest goes with the next round trip
@@ -210,14 +210,7 @@ class Log:
 
     def _forked(self, epochs: Epochs) -> bool:
         """Whether a newer table says that some of what we hold is no longer history."""
-        common = 0
-        for ours, theirs in zip(self.epochs, epochs, strict=False):
-            if ours != theirs:
-                break
-            common += 1
-        if not common:
-            return self.tail > 0
-        return common < len(epochs) and epochs[common][1] < self.tail
+        return agreement(self.epochs, self.tail, epochs, self.tail) < self.tail
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
