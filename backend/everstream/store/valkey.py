@@ -43,6 +43,8 @@ _VERSION = hashlib.sha256(_SOURCE.encode()).hexdigest()[:8]
 _LIBRARY = _SOURCE.replace("VERSION", _VERSION)
 _VERDICTS = (Verdict.OK, Verdict.FENCED, Verdict.GAP)
 _OLDEST_SERVER = (7, 0)
+_CONNECTIONS_MAX = 16  # more would not be faster: the server works through one call at a time
+_POOL_WAIT_S = 5.0
 _LISTEN_S = 5.0
 _RELISTEN_S = 0.2
 _FAILURES = (RedisError, OSError, asyncio.TimeoutError, EOFError)
@@ -87,13 +89,15 @@ class ValkeyStore:
 
     async def _connect(self) -> None:
         try:
-            client = self._client = redis.Redis.from_url(
+            pool: redis.BlockingConnectionPool = redis.BlockingConnectionPool.from_url(
                 self._url,
+                max_connections=_CONNECTIONS_MAX,
+                timeout=_POOL_WAIT_S,
                 socket_timeout=self._timeout_s,
                 socket_connect_timeout=self._timeout_s,
                 retry=Retry(NoBackoff(), 0),
-                single_connection_client=False,
             )
+            client = self._client = redis.Redis.from_pool(pool)
         except ValueError as error:
             raise StoreUnavailable(f"the store's address is not usable: {error}") from error
         try:
