@@ -7,7 +7,8 @@ merged: a slow reader costs an integer, not a queue, and a busy turn of the loop
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from everstream.core.events import DeltaRefusal, DeltaText, DeltaThinking, DeltaToolCall, Event
 from everstream.core.log import Log, Position
@@ -15,8 +16,7 @@ from everstream.core.log import Log, Position
 _MERGED_BY_TEXT = (DeltaText, DeltaThinking, DeltaRefusal)
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True, gc=False):
     """Adjacent entries as one frame shows them: `event` stands for the offsets `(after, upto]`."""
 
     after: int

@@ -14,6 +14,7 @@ A stream's id names its *partition*, the unit that a cluster keeps in one slot a
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import blake2b
 from zlib import crc32
 
@@ -55,6 +56,7 @@ def epoch_at(epochs: Epochs, offset: int) -> int:
     return found
 
 
+@lru_cache(maxsize=4096)  # a commit carries its table every time
 def pack_epochs(epochs: Epochs) -> bytes:
     """The table as the store keeps it: `epoch:start,epoch:start`, which a script reads without a library."""
     return b",".join(b"%d:%d" % pair for pair in epochs)

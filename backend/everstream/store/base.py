@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from everstream.core.errors import EverstreamError
 from everstream.core.events import Event
 from everstream.core.lease import Epochs
@@ -55,8 +57,7 @@ class Created:
     fresh: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True, gc=False):
     """One stream's share of a commit: `entries` follow the offset `base`.
 
     `meta` travels with writes from offset 0, so that a store that lost the head too can make it again.
@@ -71,8 +72,7 @@ class Write:
     meta: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """The store's answer to a `Write`.  `cancelled`: somebody, on whatever node, wants this stream stopped."""
 
     verdict: Verdict

@@ -232,22 +232,8 @@ async def _spawn(folder: Folder, binary: Path) -> None:
         if lock is None:
             return  # it came up by itself meanwhile; nobody else can have started it under the gate
         arguments = folder.server_arguments(folder.place_socket())
-        # In a thread, not with the loop's own subprocesses: uvloop's were seen to miss the end of a child that
-        # leaves a daemon behind.
         try:
-            process = await asyncio.to_thread(
-                subprocess.run,
-                [str(binary), *arguments],
-                pass_fds=(lock,),
-                start_new_session=True,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=_environment(),
-                cwd=folder.path,
-                timeout=LAUNCH_S,
-                check=False,
-            )
+            process = await _run_to_the_end([str(binary), *arguments], lock, folder.path)
         except subprocess.TimeoutExpired as error:
             raise StoreUnavailable(f"{binary} did not start within {LAUNCH_S:.0f} s; is it a valkey-server?") from error
         except OSError as error:
@@ -255,6 +241,36 @@ async def _spawn(folder: Folder, binary: Path) -> None:
     if process.returncode != 0:
         words = " ".join(process.stdout.decode("utf-8", "replace").split())[-600:]
         raise StoreUnavailable(f"{binary} refused to start (exit code {process.returncode}): {words}")
+
+
+async def _run_to_the_end(command: list[str], lock: int, folder: Path) -> subprocess.CompletedProcess[bytes]:
+    """Run what is about to daemonize, in a thread: uvloop's own subprocesses miss the end of such a child.
+
+    Cancelled, it still waits for the thread (at most LAUNCH_S): `lock` must not be closed, and its number not used
+    for another file, before the child has inherited it.
+    """
+    thread = asyncio.ensure_future(
+        asyncio.to_thread(
+            subprocess.run,
+            command,
+            pass_fds=(lock,),
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=_environment(),
+            cwd=folder,
+            timeout=LAUNCH_S,
+            check=False,
+        )
+    )
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            thread.result()
+        raise
 
 
 def _environment() -> dict[str, str]:

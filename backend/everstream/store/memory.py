@@ -44,7 +44,9 @@ class Record:
         keep = self.tail
         if newer:
             keep = agreement(self.epochs, self.tail, write.epochs, write.base + len(write.entries))
-        if write.base > keep or keep < self.base:
+            if keep < self.base:  # ended and folded under another history, which no commit can take back
+                return Reply(Verdict.FENCED, self.tail, self.cancelled)
+        if write.base > keep:
             return Reply(Verdict.GAP, keep, self.cancelled)
         if newer:
             del self.entries[keep - self.base :]
