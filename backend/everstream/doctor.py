@@ -206,6 +206,9 @@ def check_data_dir(settings: Settings) -> Finding:
 async def check_store(settings: Settings) -> Finding:
     if settings.store.startswith("embedded:"):
         return await _check_embedded(settings)
+    if settings.store.startswith("memory:"):
+        advice = "Use it to try things out; embedded:// keeps streams at no more trouble."
+        return Finding("store", Verdict.WARNING, "memory: every stream is gone with the server", advice)
     shown = mask_url(settings.store)
     try:
         (text,) = await ask(parse_url(settings.store), "INFO", timeout_s=STORE_WAIT_S)

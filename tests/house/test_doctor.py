@@ -234,6 +234,11 @@ async def test_the_password_is_sent_and_never_shown(tmp_path: Path) -> None:
     assert "cret" not in shown
 
 
+async def test_a_store_that_forgets_is_a_warning() -> None:
+    finding = await named("store", store="memory://")
+    assert (finding.verdict, finding.found) == (Verdict.WARNING, "memory: every stream is gone with the server")
+
+
 async def test_an_url_of_no_store_is_a_problem() -> None:
     finding = await named("store", store="mysql://h")
     assert finding.verdict is Verdict.PROBLEM

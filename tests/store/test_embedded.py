@@ -10,9 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -188,6 +190,46 @@ async def test_four_racing_starters_get_one_server(data_dir: Path, sharer: Calla
         racer.communicate("", timeout=WAIT_S)
         assert racer.returncode == 0
     assert await stop(data_dir) is False
+
+
+async def test_it_starts_under_uvloop_too(data_dir: Path, environment: dict[str, str]) -> None:
+    script = SHARER.replace("asyncio.run(", "__import__('uvloop').run(")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-c", script, str(data_dir)),
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    said, _ = await asyncio.wait_for(process.communicate(b""), WAIT_S)
+    assert process.returncode == 0
+    assert not alive(json.loads(said)["pid"])
+
+
+async def test_a_start_that_is_cancelled_before_its_child_exists_still_hands_the_lock_over(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def late_run(*arguments: Any, **more: Any) -> subprocess.CompletedProcess[bytes]:
+        reached.set()
+        assert go_on.wait(WAIT_S)
+        return real_run(*arguments, **more)
+
+    real_run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", late_run)
+    task = asyncio.create_task(attach(data_dir))
+    await until(reached.is_set)
+    task.cancel()
+    for _ in range(20):  # turns of the loop: the cancellation has gone as far as it can, and closed no lock
+        await asyncio.sleep(0)
+    assert not task.done()
+    go_on.set()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled()
+    share = await attach(data_dir)
+    starts = Folder(data_dir).log.read_text().count("just started")
+    await share.detach()
+    assert starts == 1
 
 
 async def test_ctrl_c_does_not_take_the_store_away(data_dir: Path, sharer: Callable[[], subprocess.Popen[str]]) -> None:
