@@ -51,6 +51,7 @@ from everstream.runtime.idle import IdleClock
 
 logger = structlog.get_logger(__name__)
 
+_PRICED_TOKENS = 1_000_000
 CLOSING_S = 1.0  # what a provider's clean-up may take before the stream ends without it
 
 Price = Callable[[str, Usage], Cost | None]
@@ -101,7 +102,7 @@ class Relay:
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
         self._warnings: list[str] = []
-        self._budget_tokens = request.budget.output_tokens if request.budget else None
+        self._budget_tokens = self._affordable()
 
     # ------------------------------------------------------------------ stopping
 
@@ -234,6 +235,25 @@ class Relay:
         if self._stop is not None or self._feed.room is not None:  # it is over, or it is we who do not read
             return patience_s
         return self._last_at + patience_s - self._clock()
+
+    # ------------------------------------------------------------------ the budget
+
+    def _affordable(self) -> int | None:
+        """How many output tokens the request's budget allows, by the estimate; None: any number."""
+        budget = self._request.budget
+        if budget is None:
+            return None
+        tokens = budget.output_tokens
+        if budget.usd is not None:
+            asked = estimated_usage(input_chars(self._request), len(self._request.messages), 0).input_tokens
+            whole = Usage(asked, _PRICED_TOKENS, asked + _PRICED_TOKENS, "estimated")
+            cost = self._price(self._request.model, whole) if self._price else None
+            if cost is None or not cost.output:
+                self._warnings.append("budget.usd was not kept: the price of this model is not known")
+                return tokens
+            bought = int(max(budget.usd - cost.input, 0.0) / cost.output * _PRICED_TOKENS)
+            tokens = bought if tokens is None else min(tokens, bought)
+        return tokens
 
     # ------------------------------------------------------------------ the end
 
