@@ -113,7 +113,11 @@ class Log:
         return self.phase is Phase.ENDED and self.committed == self.tail
 
     def locate(self, seen: Position) -> int | None:
-        """Where a reader at `seen` goes on: its own offset, or None where only a snapshot helps."""
+        """Where a reader at `seen` goes on: its own offset, or None where only a snapshot helps.
+
+        Never past `committed`, not even where the table says that so much was history once: the next reign may begin
+        before that.  Ask `knows_less_than` first.
+        """
         if seen.offset < self.base:
             return None
         if seen.offset == 0:
@@ -121,12 +125,21 @@ class Log:
         for i, (epoch, start) in enumerate(self.epochs):
             if epoch == seen.epoch:
                 end = self.epochs[i + 1][1] if i + 1 < len(self.epochs) else self.committed
-                return seen.offset if start <= seen.offset <= end else None
+                return seen.offset if start <= seen.offset <= min(end, self.committed) else None
         return None
 
     def knows_less_than(self, seen: Position) -> bool:
-        """Rule 5: the reader has seen what this log has not, so the log may be stale."""
-        return seen.epoch > self.epoch or (seen.epoch == self.epoch and seen.offset > self.committed)
+        """Rule 5: the reader has seen what this log has not, as far as it can tell.
+
+        The log may be stale: ask the store.  If that does not help, the store may have lost what the leader still
+        holds: let the reader wait a while for it, then give it a snapshot.
+        """
+        if seen.epoch > self.epoch or seen.offset <= self.committed:
+            return seen.epoch > self.epoch
+        for i, (epoch, _) in enumerate(self.epochs):
+            if epoch == seen.epoch:
+                return i + 1 == len(self.epochs) or seen.offset <= self.epochs[i + 1][1]
+        return False
 
     def position(self, offset: int) -> Position:
         return Position(epoch_at(self.epochs, offset), offset)
