@@ -116,7 +116,10 @@ class Disk:
         if record is None or record.ended or record.leader != leader:
             return None
         epoch = next_epoch(record.epochs[-1][0], self.clock_ms(), node_tag(node))
-        record.epochs = (*record.epochs, (epoch, record.tail))
+        # A failover, or a truncation half made good, may have left less than an earlier reign began with: that reign
+        # has no entry left, and its start would say that older ones reach further than they do.
+        past = tuple(reign for reign in record.epochs if reign[1] <= record.tail)
+        record.epochs = (*past, (epoch, record.tail))
         record.leader = node
         return self.read(stream)
 
