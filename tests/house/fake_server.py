@@ -79,6 +79,7 @@ class FakeServer:
     `drop_after`  entry frames, then the connection dies; one number a connection
     `close_with`  a close code for the next hello, with the error to send before
     `refuse_with` HTTP statuses for the next upgrades
+    `busy`        kinds of command that are refused once with `limit.rate`, and for how many milliseconds
     `hold`        kinds of command whose reply waits for an event
     """
 
@@ -97,6 +98,7 @@ class FakeServer:
         self.drop_after: list[int] = []
         self.close_with: list[tuple[int, Frame | None]] = []
         self.refuse_with: list[HTTPStatus] = []
+        self.busy: list[tuple[str, int]] = []
         self.hold: dict[str, asyncio.Event] = {}
         self.streams: dict[str, FakeStream] = {}
         self.commands: list[Frame] = []
@@ -180,6 +182,9 @@ class FakeConnection:
 
     def replies(self, command: Frame) -> list[Frame]:
         kind, server, echo = command["type"], self.server, {"id": command.get("id")}
+        if server.busy and server.busy[0][0] == kind:
+            fault = {"code": "limit.rate", "message": "too much at once", "retryable": True}
+            return [{"type": "error", **echo, **fault, "retry_after_ms": server.busy.pop(0)[1]}]
         if kind == "hello":
             limits = {"heartbeat_ms": server.heartbeat_ms, "limits": server.limits}
             first = {"type": "welcome", **echo, "protocol": 1, "connection": "c_1", "node": "n_1", **limits}

@@ -289,6 +289,18 @@ async def test_a_command_that_is_too_large_is_refused_before_it_costs_the_connec
     assert server.connected == 1
 
 
+async def test_a_command_that_came_at_a_busy_moment_is_sent_again_by_itself(server: FakeServer) -> None:
+    server.busy = [("generate", 5), ("generate", 5), ("models", 60_000)]
+    async with client_of(server) as client:
+        assert await read(await client.generate(**ASK)) == "one two three"
+        with pytest.raises(EverstreamError) as caught:
+            await client.models()
+    assert caught.value.code == "limit.rate"
+    assert caught.value.retry_after_ms == 60_000
+    assert len(server.said("generate")) == 3
+    assert len(server.said("models")) == 1
+
+
 async def test_on_state_hears_every_step(server: FakeServer) -> None:
     steps: list[LinkState] = []
     async with client_of(server, on_state=lambda state, _: steps.append(state)) as client:
