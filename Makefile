@@ -17,6 +17,8 @@ PYTHON ?=
 PYTHONS := python3.13 python3.12 python3.11 python3 python
 # How many runs of the simulator `make sim` does, each with its own seed.
 SEEDS ?= 20000
+# Runs that are meant to be long have no time limit.
+UNBOUNDED := -o faulthandler_timeout=0
 # What pip says.  `make install PIP_QUIET=` shows all of it.
 PIP_QUIET ?= -qq
 
@@ -75,10 +77,10 @@ bench: .venv/.dev ## measure what a token costs
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 chaos: .venv/.dev ## kill real servers and stores under load, and look for lost tokens
-	@$(BIN)/python -m pytest -m chaos tests/chaos -s $(ARGS)
+	@$(BIN)/python -m pytest $(UNBOUNDED) -m chaos tests/chaos -s $(ARGS)
 
 soak: .venv/.dev ## run for a long time and look for growth
-	@$(BIN)/python -m pytest -m soak tests -s $(ARGS)
+	@$(BIN)/python -m pytest $(UNBOUNDED) -m soak tests -s $(ARGS)
 
 lock: .venv/.dev ## resolve pyproject.toml anew into the lock files (ARGS=--upgrade: to the newest)
 	@$(LOCK) -o requirements.lock $(ARGS)
