@@ -162,7 +162,7 @@ class Log:
         if phase is not self.phase:
             self._enter(phase)
         self.entries.append(event)
-        text = getattr(event, "text", None)
+        text = getattr(event, "text", None) or getattr(event, "arguments", None)
         self.pending_chars += len(text) if text else 32
         return self.base + len(self.entries)
 

@@ -16,15 +16,23 @@ def estimate_tokens(chars: int) -> int:
 
 
 class Meter:
-    """The clock of one generation.  Cheap enough to be told of every batch."""
+    """The clock of one generation.  Cheap enough to be told of every batch.
 
-    __slots__ = ("chars", "first_at", "last_at", "started_at")
+    An answer that is carried on has a beginning elsewhere: `chars_before` it showed already, `elapsed_s` ago it was
+    asked for, and `ttft_ms_before` is how long its first token took, where that came.
+    """
 
-    def __init__(self, now: float) -> None:
+    __slots__ = ("_chars_before", "_elapsed_s", "_ttft_ms", "chars", "first_at", "last_at", "started_at")
+
+    def __init__(
+        self, now: float, *, chars_before: int = 0, elapsed_s: float = 0.0, ttft_ms_before: float | None = None
+    ) -> None:
         self.started_at = now
         self.first_at: float | None = None
         self.last_at: float | None = None
-        self.chars = 0
+        self.chars = self._chars_before = chars_before
+        self._elapsed_s = elapsed_s
+        self._ttft_ms = ttft_ms_before
 
     def first(self, now: float) -> float:
         """The first content came; returns the time to it in milliseconds."""
@@ -32,15 +40,18 @@ class Meter:
         return round((now - self.started_at) * 1000, 3)
 
     def metrics(self, now: float, output_tokens: int) -> Metrics:
+        """Speed is that of the part generated here: before it lies a pause that no model made."""
         first, last = self.first_at, self.last_at
-        ttft_ms = None if first is None else round((first - self.started_at) * 1000, 3)
+        ttft_ms = self._ttft_ms
+        if ttft_ms is None and first is not None:
+            ttft_ms = round((first - self.started_at + self._elapsed_s) * 1000, 3)
         stream_s = 0.0 if first is None or last is None else last - first
-        speed = round(output_tokens / stream_s, 2) if stream_s > 0 and output_tokens > 1 else None
+        tokens = output_tokens * (self.chars - self._chars_before) / self.chars if self.chars else 0.0
         return Metrics(
             ttft_ms=ttft_ms,
             stream_ms=None if first is None else round(stream_s * 1000, 3),
-            total_ms=round((now - self.started_at) * 1000, 3),
-            tokens_per_s=speed,
+            total_ms=round((now - self.started_at + self._elapsed_s) * 1000, 3),
+            tokens_per_s=round(tokens / stream_s, 2) if stream_s > 0 and tokens > 1 else None,
         )
 
 

@@ -92,8 +92,7 @@ class Relay:
         self._shown = shown
         self._price = price
         self._clock = time.monotonic  # a loop's own clock may stand still for a turn, or count in milliseconds
-        self._meter = Meter(self._clock())
-        self._meter.chars = chars_of(shown) if shown else 0
+        self._meter = self._make_meter()
         self._pump: asyncio.Task[None] | None = None
         self._over = asyncio.Event()  # the pump is done, or has had its time to clean up
         self._stop: Stop | None = None
@@ -103,6 +102,19 @@ class Relay:
         self._usage: Usage | None = None
         self._warnings: list[str] = []
         self._budget_tokens = self._affordable()
+
+    def _make_meter(self) -> Meter:
+        if self._shown is None:
+            return Meter(self._clock())
+        elapsed_s, ttft_ms = 0.0, None
+        for entry in self._feed.log.entries:
+            if isinstance(entry, RequestStart):
+                elapsed_s = max(_now_ms() - entry.at, 0) / 1000
+            elif isinstance(entry, FirstToken):
+                ttft_ms = entry.ttft_ms
+                break
+        chars = chars_of(self._shown)
+        return Meter(self._clock(), chars_before=chars, elapsed_s=elapsed_s, ttft_ms_before=ttft_ms)
 
     # ------------------------------------------------------------------ stopping
 
