@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from everstream.core.cursor import Cursor, Run, runs
 from everstream.core.log import Log, Position
 from everstream.core.summary import Summary, fold
 from everstream.store.base import State, Store
-
-if TYPE_CHECKING:
-    from everstream.runtime.relay import Relay
 
 FRAME_CHARS_MAX = 128 * 1024  # of text in one run: a reader far behind gets several frames
 FRAMES_CACHED_MAX = 64  # a feed; readers in step need one
@@ -40,6 +37,18 @@ class Reader(Protocol):
         ...
 
 
+class Generation(Protocol):
+    """What fills a feed that this node leads."""
+
+    def cancel(self) -> None:
+        """A reader wants it stopped."""
+        ...
+
+    def depose(self) -> None:
+        """Another node leads the stream: stop without a word."""
+        ...
+
+
 class Feed:
     """One stream on this node."""
 
@@ -50,7 +59,7 @@ class Feed:
         self.log = log
         self.meta = meta
         self.led = False
-        self.relay: Relay | None = None
+        self.relay: Generation | None = None
         self.cursors: dict[Reader, Cursor] = {}
         self.room: asyncio.Event | None = None  # set while somebody waits for the commit to catch up
         self.ended_at: float | None = None  # loop time

@@ -1,10 +1,10 @@
 """One generation: from a provider into a log, under its cancel event.
 
-    provider ──batches──▶ pump ──▶ log ──▶ committer
-                            ▲
-      cancel, idle clock ───┘ (both cancel the pump's task; the generator closes the provider's connection)
+    provider ──batches──▶ reading ──▶ log ──▶ committer
+                             ▲
+      cancel, idle clock ────┘ (both cancel the reading task; the generator closes the provider's connection)
 
-The pump is a task of its own, so that stopping it costs nothing while it runs: no race of two awaitables for each
+Reading is a task of its own, so that stopping it costs nothing while it runs: no race of two awaitables for each
 batch.  Whoever stops it says why, and `run` writes the stream's last entries accordingly.  The idle clock is a timer
 that looks at the time of the last batch when it rings; a batch only notes the time.
 """
@@ -58,7 +58,7 @@ Price = Callable[[str, Usage], Cost | None]
 
 
 class Stop(Enum):
-    """Why a pump was stopped from outside."""
+    """Why the reading was stopped from outside."""
 
     CANCELLED = "cancelled"
     IDLE = "idle"
@@ -93,8 +93,8 @@ class Relay:
         self._price = price
         self._clock = time.monotonic  # a loop's own clock may stand still for a turn, or count in milliseconds
         self._meter = self._make_meter()
-        self._pump: asyncio.Task[None] | None = None
-        self._over = asyncio.Event()  # the pump is done, or has had its time to clean up
+        self._reading: asyncio.Task[None] | None = None
+        self._over = asyncio.Event()  # reading is done, or has had its time to clean up
         self._stop: Stop | None = None
         self._answered = False
         self._last_at = self._clock()
@@ -131,12 +131,12 @@ class Relay:
     def _halt(self, why: Stop) -> None:
         if self._stop is None:
             self._stop = why
-            if self._pump is not None:
+            if self._reading is not None:
                 self._halted()
 
     def _halted(self) -> None:
-        assert self._pump is not None
-        self._pump.cancel()
+        assert self._reading is not None
+        self._reading.cancel()
         asyncio.get_running_loop().call_later(CLOSING_S, self._over.set)
 
     # ------------------------------------------------------------------ running
@@ -148,23 +148,23 @@ class Relay:
             log.append(RequestStart(self._request.model, _now_ms()))
             self._committer.dirty(self._feed)
         timer = self._watch()
-        pump = self._pump = asyncio.create_task(self._pump_batches(), name=f"pump {self._feed.stream}")
-        pump.add_done_callback(lambda _: self._over.set())
+        reading = self._reading = asyncio.create_task(self._read(), name=f"read {self._feed.stream}")
+        reading.add_done_callback(lambda _: self._over.set())
         if self._stop is not None:
             self._halted()
         try:
             await self._over.wait()
         except asyncio.CancelledError:
-            pump.cancel()
-            await asyncio.wait({pump}, timeout=CLOSING_S)
+            reading.cancel()
+            await asyncio.wait({reading}, timeout=CLOSING_S)
             raise
         finally:
             timer.cancel()
-        error = self._outcome(pump)
+        error = self._outcome(reading)
         if self._stop is not Stop.DEPOSED:
             self._end(error)
 
-    async def _pump_batches(self) -> None:
+    async def _read(self) -> None:
         generator = self._provider.generate(self._request, progress_of(self._shown) if self._shown else None)
         bound = self._settings.uncommitted_bytes
         feed, committer, clock = self._feed, self._committer, self._clock
@@ -217,17 +217,17 @@ class Relay:
         log.append(event)
         self._meter.chars += len(event.arguments if isinstance(event, DeltaToolCall) else event.text)
 
-    def _outcome(self, pump: asyncio.Task[None]) -> EverstreamError | None:
-        """What the pump ended with; its failure, where it failed by itself."""
-        if not pump.done():
+    def _outcome(self, reading: asyncio.Task[None]) -> EverstreamError | None:
+        """What the reading ended with; its failure, where it failed by itself."""
+        if not reading.done():
             logger.warning("a provider did not let go in time", stream=self._feed.stream)
             return None
-        if pump.cancelled():
+        if reading.cancelled():
             if self._stop is Stop.IDLE:
                 what = "stopped in mid-answer" if self._answered else "did not answer"
                 return EverstreamError("provider.timeout", f"the provider {what}")
             return None
-        failure = pump.exception()
+        failure = reading.exception()
         if failure is None or self._stop is not None:
             return None
         if isinstance(failure, EverstreamError):
