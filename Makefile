@@ -19,6 +19,8 @@ PYTHONS := python3.13 python3.12 python3.11 python3 python
 SEEDS ?= 20000
 # Runs that are meant to be long have no time limit.
 UNBOUNDED := -o faulthandler_timeout=0
+# The tests that read the source and the documents, and run nothing.
+HOUSE_RULES := sizes imports words tests locks documents
 # What pip says.  `make install PIP_QUIET=` shows all of it.
 PIP_QUIET ?= -qq
 
@@ -64,7 +66,7 @@ check: .venv/.dev ## check format, style, types, the direction of imports and th
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy --strict
 	@said=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$said"; exit 1; }
-	@$(BIN)/python -m pytest tests/house
+	@$(BIN)/python -m pytest $(HOUSE_RULES:%=tests/house/test_%.py)
 
 format: .venv/.dev ## put the source into its format, and fix what can be fixed
 	@$(BIN)/ruff format .
