@@ -11,3 +11,10 @@ commit reproduce any failure, step by step.
 `reader` is a client as the protocol describes one; `truth` watches all of them and knows what may not happen;
 `mutants` breaks the real code in one place at a time.
 """
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+if find_spec("everstream") is None:  # run from a checkout that is not installed
+    sys.path.insert(0, str(Path(__file__).parents[2] / "backend"))

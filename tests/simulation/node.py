@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 PATIENCE_STEPS = 60
-BUDGET_CHARS = 200  # uncommitted, per stream: then the provider is not read any more
+BUDGET_CHARS = 70  # uncommitted, per stream: then the provider is not read any more
 _USAGE = Usage(1, 1, 2, "estimated")
 _METRICS = Metrics(None, None, 1.0, None)
 
@@ -245,9 +245,11 @@ class Node:
         log = self.logs[stream]
         if head is not None and (head.epochs[-1][0], head.tail) >= (log.epoch, log.tail):
             self.told_off.pop(stream, None)
-        elif self.world.step - self.told_off.setdefault(stream, self.world.step) > PATIENCE_STEPS:
+            return
+        waited = self.world.step - self.told_off.setdefault(stream, self.world.step)
+        if waited > PATIENCE_STEPS:
             self.told_off.pop(stream)
-            self.world.believe_the_store(stream, f"{self.name} has more")
+            self.world.believe_the_store(stream, waited, f"{self.name} has more")
             self.reload(stream)
 
     def put(self, log: Log) -> None:
@@ -311,7 +313,7 @@ class Node:
             ours = self.leads(link.stream) and link.seen.epoch <= log.epoch  # our own next commit will tell
             if ours or waited <= PATIENCE_STEPS:
                 return
-            self.world.believe_the_store(link.stream, f"{link.reader.name} saw more")
+            self.world.believe_the_store(link.stream, waited, f"{link.reader.name} saw more")
         offset = log.locate(link.seen)
         if offset is None:
             epoch = log.position(log.committed).epoch
