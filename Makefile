@@ -48,6 +48,7 @@ help: ## list what can be made
 # ------------------------------------------------------------------------------------------------ use it
 
 install: .venv/.project ## make .venv with what the server needs
+	@:
 
 run: .venv/.project ## install if need be, and serve
 	@exec $(BIN)/everstream serve $(ARGS)
@@ -55,6 +56,7 @@ run: .venv/.project ## install if need be, and serve
 # ------------------------------------------------------------------------------------------------ work on it
 
 dev: .venv/.dev ## make .venv with what the tests and checks need too
+	@:
 
 test: .venv/.dev ## run every test that is no chaos or soak run
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
