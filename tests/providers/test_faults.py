@@ -15,7 +15,7 @@ from tests.providers.wires import drain
 
 from everstream.core.events import DeltaText, Message, Request
 from everstream.providers.anthropic import AnthropicProvider
-from everstream.providers.base import Provider
+from everstream.providers.base import Provider, ProviderError
 from everstream.providers.openai import OpenAIProvider
 
 CLOSE_S = 0.05
@@ -546,3 +546,32 @@ async def test_a_refusal_of_the_messages_api_is_a_content_filter(server: WireSer
     assert outcome.finish == "content_filter"
     assert any("cyber" in warning for warning in outcome.warnings)
     await provider.aclose()
+
+
+async def test_what_arrived_before_a_reset_is_kept_even_when_nobody_had_read_it_yet(
+    dialect: Dialect, server: WireServer
+) -> None:
+    said = dialect.say("one ") + dialect.say("two ")
+    server.reply = Reply(dialect.body("one ", "two "), cut_after=len(said), reset=True, segments=(20, 60))
+    provider = dialect.make(server.url)
+    batches = provider.generate(REQUEST)
+    assert await anext(batches)  # the headers; from here on nobody reads until the reset is here
+    raw = None
+    async with asyncio.timeout(5):
+        while raw is None or raw.content.exception() is None:
+            raw = raw or _below(batches)
+            await asyncio.sleep(0.001)
+    text = ""
+    error: ProviderError | None = None
+    try:
+        async for batch in batches:
+            text += "".join(said.text for said in batch if isinstance(said, DeltaText))
+    except ProviderError as raised:
+        error = raised
+    assert error is not None
+    assert (error.code, text) == ("provider.connection", "one two ")
+    await provider.aclose()
+
+
+def _below(batches: Any) -> Any:
+    return batches.ag_frame.f_locals["body"]._raw

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 from tests.providers.wire_server import Reply, WireServer
 from tests.providers.wires import ROOT, Outcome, Wire, anthropic_wires, drain, error_bodies, openai_wires
 
@@ -17,22 +18,31 @@ from everstream.providers.anthropic import AnthropicProvider
 from everstream.providers.base import Provider
 from everstream.providers.openai import OpenAIProvider
 
-pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="the recorded wires are not beside this checkout")
+pytestmark = [
+    pytest.mark.skipif(not ROOT.is_dir(), reason="the recorded wires are not beside this checkout"),
+    pytest.mark.asyncio(loop_scope="module"),  # one server and three clients for all: a client takes 50 ms to make
+]
 
 KILLS = 10
 WIRES = [*openai_wires(), *anthropic_wires()]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def server() -> AsyncIterator[WireServer]:
     async with WireServer() as server:
         yield server
 
 
-def provider_for(server: WireServer, provider: str, api: str) -> Provider:
-    if provider == "anthropic":
-        return AnthropicProvider("k", server.url, max_retries=0)
-    return OpenAIProvider("k", server.url, api="responses" if api == "responses" else "chat", max_retries=0)
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def providers(server: WireServer) -> AsyncIterator[dict[str, Provider]]:
+    providers: dict[str, Provider] = {
+        "chat": OpenAIProvider("k", server.url, max_retries=0),
+        "responses": OpenAIProvider("k", server.url, api="responses", max_retries=0),
+        "messages": AnthropicProvider("k", server.url, max_retries=0),
+    }
+    yield providers
+    for provider in providers.values():
+        await provider.aclose()
 
 
 def asked() -> Request:
@@ -77,27 +87,31 @@ def check(outcome: Outcome, wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.key)
-async def test_a_wire_in_random_pieces_gives_the_whole_answer(wire: Wire, server: WireServer) -> None:
+async def test_a_wire_in_random_pieces_gives_the_whole_answer(
+    wire: Wire, server: WireServer, providers: dict[str, Provider]
+) -> None:
     server.reply = Reply(wire.body, segments=segments(wire.body), seed=zlib.crc32(wire.key.encode()))
-    provider = provider_for(server, wire.provider, wire.api)
+    provider = providers[wire.api]
     check(await drain(provider, asked()), wire)
-    await provider.aclose()
 
 
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.key)
-async def test_a_wire_in_one_piece_gives_the_whole_answer_in_few_entries(wire: Wire, server: WireServer) -> None:
+async def test_a_wire_in_one_piece_gives_the_whole_answer_in_few_entries(
+    wire: Wire, server: WireServer, providers: dict[str, Provider]
+) -> None:
     server.reply = Reply(wire.body, framing="length")
-    provider = provider_for(server, wire.provider, wire.api)
+    provider = providers[wire.api]
     outcome = await drain(provider, asked())
     check(outcome, wire)
     assert outcome.batches <= 2 + len(wire.body) // 4096
-    await provider.aclose()
 
 
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.key)
-async def test_a_wire_cut_anywhere_keeps_its_part_and_is_never_called_complete(wire: Wire, server: WireServer) -> None:
+async def test_a_wire_cut_anywhere_keeps_its_part_and_is_never_called_complete(
+    wire: Wire, server: WireServer, providers: dict[str, Provider]
+) -> None:
     draw = random.Random(wire.key)
-    provider = provider_for(server, wire.provider, wire.api)
+    provider = providers[wire.api]
     for _ in range(KILLS):
         # The answer may be whole before the last bytes (usage, [DONE]); those cuts have a test of their own.
         cut = draw.randrange(1, max(2, last_place(wire)))
@@ -114,7 +128,6 @@ async def test_a_wire_cut_anywhere_keeps_its_part_and_is_never_called_complete(w
         assert outcome.thinking.startswith(whole.thinking)
         for at, call in whole.calls.items():
             assert outcome.calls[at][2].startswith(call[2])
-    await provider.aclose()
 
 
 def last_place(wire: Wire) -> int:
@@ -175,38 +188,37 @@ ODD_ERROR_BODIES = {
 
 
 @pytest.mark.parametrize("recorded", error_bodies(), ids=lambda recorded: recorded.key)
-async def test_a_recorded_error_body_gets_its_code(recorded: object, server: WireServer) -> None:
+async def test_a_recorded_error_body_gets_its_code(
+    recorded: object, server: WireServer, providers: dict[str, Provider]
+) -> None:
     from tests.providers.wires import ErrorBody
 
     assert isinstance(recorded, ErrorBody)
     server.reply = Reply(
         recorded.body, recorded.status, {"content-type": "application/json"}, framing="length", segments=(1, 9)
     )
-    provider = provider_for(server, recorded.provider, recorded.api)
+    provider = providers[recorded.api]
     outcome = await drain(provider, asked())
     assert outcome.error is not None
     assert outcome.error.code == ODD_ERROR_BODIES.get(recorded.key, ERROR_CODES[recorded.status])
     assert not outcome.error.retryable
     assert 0 < len(outcome.error.message) <= 500
     assert outcome.headers == 0
-    await provider.aclose()
 
 
-async def test_a_compressed_body_is_read_all_the_same(server: WireServer) -> None:
+async def test_a_compressed_body_is_read_all_the_same(server: WireServer, providers: dict[str, Provider]) -> None:
     wire = next(wire for wire in openai_wires() if wire.api == "chat" and wire.text and wire.error is None)
     body = gzip.compress(wire.body)
     server.reply = Reply(body, headers={"content-encoding": "gzip"}, segments=(1, 400))
-    provider = provider_for(server, wire.provider, wire.api)
+    provider = providers[wire.api]
     check(await drain(provider, asked()), wire)
-    await provider.aclose()
 
 
-async def test_the_official_byte_iterator_serves_where_the_raw_reader_is_missing(
-    server: WireServer, monkeypatch: pytest.MonkeyPatch
+async def test_an_answer_is_whole_where_nothing_below_the_package_can_be_found(
+    server: WireServer, providers: dict[str, Provider], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("everstream.providers.http_body._aiohttp_response", lambda response: None)
     for wire in (openai_wires()[0], anthropic_wires()[0]):
         server.reply = Reply(wire.body, segments=(1, 900))
-        provider = provider_for(server, wire.provider, wire.api)
+        provider = providers[wire.api]
         check(await drain(provider, asked()), wire)
-        await provider.aclose()

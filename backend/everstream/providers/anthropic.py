@@ -75,7 +75,7 @@ class AnthropicProvider:
     def from_environment(
         cls, *, api_key: str | None = None, base_url: str | None = None, **settings: Any
     ) -> AnthropicProvider:
-        """With ANTHROPIC_API_KEY and ANTHROPIC_BASE_URL where the arguments are None; `settings` are the constructor's."""
+        """With ANTHROPIC_API_KEY and ANTHROPIC_BASE_URL for arguments that are None; `settings`: the constructor's."""
         return cls(
             api_key or os.environ.get("ANTHROPIC_API_KEY"), base_url or os.environ.get("ANTHROPIC_BASE_URL"), **settings
         )
