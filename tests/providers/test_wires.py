@@ -11,12 +11,16 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 from tests.providers.wire_server import Reply, WireServer
-from tests.providers.wires import ROOT, Outcome, Wire, anthropic_wires, drain, error_bodies, openai_wires
+from tests.providers.wires import ROOT, ErrorBody, Outcome, Wire, anthropic_wires, drain, error_bodies, openai_wires
 
 from everstream.core.events import Message, Request
 from everstream.providers.anthropic import AnthropicProvider
 from everstream.providers.base import Provider
+from everstream.providers.chat_completions import ChatFold
+from everstream.providers.http_answer import Fold
+from everstream.providers.messages_api import MessagesFold
 from everstream.providers.openai import OpenAIProvider
+from everstream.providers.responses_api import ResponsesFold
 
 pytestmark = [
     pytest.mark.skipif(not ROOT.is_dir(), reason="the recorded wires are not beside this checkout"),
@@ -159,11 +163,6 @@ def cut_tail(body: bytes, cut: int) -> int:
 
 async def fold_of(part: bytes, wire: Wire) -> Outcome:
     """What the complete events in `part` hold, by folding them in one piece."""
-    from everstream.providers.chat_completions import ChatFold
-    from everstream.providers.http_answer import Fold
-    from everstream.providers.messages_api import MessagesFold
-    from everstream.providers.responses_api import ResponsesFold
-
     kinds: dict[str, type[ChatFold] | type[ResponsesFold] | type[MessagesFold]] = {
         "chat": ChatFold,
         "responses": ResponsesFold,
@@ -189,11 +188,8 @@ ODD_ERROR_BODIES = {
 
 @pytest.mark.parametrize("recorded", error_bodies(), ids=lambda recorded: recorded.key)
 async def test_a_recorded_error_body_gets_its_code(
-    recorded: object, server: WireServer, providers: dict[str, Provider]
+    recorded: ErrorBody, server: WireServer, providers: dict[str, Provider]
 ) -> None:
-    from tests.providers.wires import ErrorBody
-
-    assert isinstance(recorded, ErrorBody)
     server.reply = Reply(
         recorded.body, recorded.status, {"content-type": "application/json"}, framing="length", segments=(1, 9)
     )
