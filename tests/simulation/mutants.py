@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import tests.simulation.node as node_module
+from tests.simulation.node import Node
+
 from everstream.core import cursor, lease
 from everstream.core.log import Log
 from everstream.store import memory
 from everstream.store.memory import Disk, Record
-from tests.simulation.node import Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,9 @@ class Mutant:
         real = getattr(self.owner, self.name)
         source = textwrap.dedent(inspect.getsource(real))
         if source.count(self.old) != 1:
-            raise LookupError(f"{self.what}: `{self.old}` is not in {self.name} once, but {source.count(self.old)} times")
+            raise LookupError(
+                f"{self.what}: `{self.old}` is not in {self.name} once, but {source.count(self.old)} times"
+            )
         scope: dict[str, Any] = {}
         code = "from __future__ import annotations\n" + source.replace(self.old, self.new)
         exec(code, sys.modules[real.__module__].__dict__, scope)  # noqa: S102
@@ -51,6 +54,9 @@ class Mutant:
 
 
 _AGREEMENT = "agreement(self.epochs, self.tail, write.epochs, write.base + len(write.entries))"
+_UNKNOWN = "else None\n    return None"
+_FOLDED = "return Reply(Verdict.FENCED, self.tail, self.cancelled)\n    if write.base"
+_AGREED = "return agreement(self.epochs, self.tail, epochs, self.tail) < self.tail"
 _OLD_FORK_RULE = """common = sum(1 for ours, theirs in zip(self.epochs, epochs, strict=False) if ours == theirs)
     return common < len(epochs) and epochs[common][1] < self.tail"""
 
@@ -76,21 +82,50 @@ MUTANTS = (
         "if seen.epoch > self.epoch or",
         "if True:\n        return False\n    if",
     ),
-    Mutant("an unknown epoch is taken as known", Log, "locate", "else None\n    return None", "else None\n    return self.committed and min(seen.offset, self.committed)"),
+    Mutant(
+        "an unknown epoch is taken as known",
+        Log,
+        "locate",
+        _UNKNOWN,
+        _UNKNOWN.replace("    return None", "    return min(seen.offset, self.committed)"),
+    ),
     # what follows from them
     Mutant("readers see what is not stored", cursor, "runs", "upto = log.committed", "upto = log.tail", node_module),
     Mutant("a reader is placed past the store", Log, "locate", "min(end, self.committed)", "end"),
     Mutant("nobody waits for a leader", Node, "place", "if ours or waited <= PATIENCE_STEPS:", "if False:"),
     Mutant("a leader with nothing to say is silent", Node, "send", "(log.dirty or probe)", "log.dirty"),
-    Mutant("a follower fills holes with what comes", Log, "offer", "if after > tail:", "after = min(after, tail)\n    if False:"),
-    Mutant("a follower takes old reigns' entries", Log, "offer", "if epochs[-1][0] < self.epoch:", "if False:"),
+    Mutant(
+        "a follower fills holes with what comes",
+        Log,
+        "offer",
+        "if after > tail:",
+        "after = min(after, tail)\n    if False:",
+    ),
     Mutant("a follower never notices a fork", Log, "offer", "self._forked(epochs)", "False"),
-    Mutant("a fork is sought in the newer table only", Log, "_forked", "return agreement(self.epochs, self.tail, epochs, self.tail) < self.tail", _OLD_FORK_RULE),
+    Mutant("a fork is sought in the newer table only", Log, "_forked", _AGREED, _OLD_FORK_RULE),
     Mutant("an adopter appends no seam", Node, "adopt", "self.open_reign(log)", "pass"),
     Mutant("an ended stream can be adopted", Disk, "adopt", "record.ended or ", ""),
-    Mutant("adoption loses the cancel mark", Disk, "adopt", "record.leader = node", "record.leader, record.cancelled = node, False"),
+    Mutant(
+        "adoption loses the cancel mark",
+        Disk,
+        "adopt",
+        "record.leader = node",
+        "record.leader, record.cancelled = node, False",
+    ),
     Mutant("adoption keeps reigns that lost all", Disk, "adopt", "if reign[1] <= record.tail", ""),
-    Mutant("folding drops the end", Disk, "fold", "= [], tail, summary", "= [], tail, type(summary)(summary.text, summary.thinking)"),
-    Mutant("folding says gap for ever", Record, "commit", "if keep < self.base:", "if keep < self.base:\n            return Reply(Verdict.GAP, keep, self.cancelled)\n        if False:"),
-    Mutant("the budget forgets what is not sent", Log, "on_reply", "self.pending_chars -= self._sent_chars", "self.pending_chars = 0"),
-)  # fmt: skip
+    Mutant(
+        "folding drops the end",
+        Disk,
+        "fold",
+        "= [], tail, summary",
+        "= [], tail, type(summary)(summary.text, summary.thinking)",
+    ),
+    Mutant("folding says gap for ever", Record, "commit", _FOLDED, _FOLDED.replace("FENCED, self.tail", "GAP, keep")),
+    Mutant(
+        "the budget forgets what is not sent",
+        Log,
+        "on_reply",
+        "self.pending_chars -= self._sent_chars",
+        "self.pending_chars = 0",
+    ),
+)

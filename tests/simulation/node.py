@@ -17,6 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tests.simulation.reader import Link, Snapshot, Subscribed
+from tests.simulation.truth import next_content
+
 from everstream.core.cursor import Cursor, runs
 from everstream.core.events import (
     CONTENT,
@@ -38,8 +41,6 @@ from everstream.core.events import (
 )
 from everstream.core.log import Log, Offer, Verdict
 from everstream.store.base import Head, Push, Reply, Write
-from tests.simulation.reader import Link, Snapshot, Subscribed
-from tests.simulation.truth import next_content
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -230,6 +231,7 @@ class Node:
     def _offer(self, log: Log, push: Push, *, read: bool = False) -> None:
         epochs, tail = log.epochs, log.tail
         offer = log.offer(push.epochs, push.after, push.entries)
+        self.world.happened[offer.name] += 1
         if offer is not Offer.KNOWN:
             self.world.say("%s is offered %s (%d+%d]: %s", self.name, log.stream, push.after, len(push.entries), offer)
         if offer is Offer.FORKED or (offer is Offer.HOLE and read):
@@ -262,7 +264,7 @@ class Node:
         for link in [link for link in self.links if link.stream == stream]:
             if link.cursor is not None and old is not None:
                 link.seen, link.since = old.position(link.cursor.offset), self.world.step
-                self.place(link, quietly=True)
+                self.place(link)
 
     def drop_log(self, stream: str) -> None:
         """Nobody reads it, and it has ended: out of memory."""
@@ -283,7 +285,7 @@ class Node:
         """`hello` with a position, or `subscribe`."""
         if link not in self.links:
             self.links.append(link)
-        link.cursor = None
+        link.cursor, link.answered = None, False
         if link.stream not in self.logs:
             self.reload(link.stream)
             if link.stream not in self.logs:
@@ -305,24 +307,28 @@ class Node:
             log.fenced = True
             self.step_down(link.stream)
 
-    def place(self, link: Link, *, quietly: bool = False) -> None:
+    def place(self, link: Link) -> None:
         log = self.logs[link.stream]
         waited = self.world.step - link.since
         link.cursor = None
         if log.knows_less_than(link.seen):
             ours = self.leads(link.stream) and link.seen.epoch <= log.epoch  # our own next commit will tell
             if ours or waited <= PATIENCE_STEPS:
+                self.world.happened["wait"] += 1
                 return
             self.world.believe_the_store(link.stream, waited, f"{link.reader.name} saw more")
         offset = log.locate(link.seen)
         if offset is None:
             epoch = log.position(log.committed).epoch
+            self.world.happened["snapshot"] += 1
             link.inbox.append(Snapshot(epoch, log.committed, log.total()))
             self.world.say("%s: %s gets a snapshot at (%d, %d)", self.name, link.reader.name, epoch, log.committed)
             link.cursor = Cursor(log.committed)
+            link.answered = True
             return
         link.cursor = Cursor(offset)
-        if not quietly or link.reader.waiting:
+        if not link.answered:
+            link.answered = True
             link.inbox.append(Subscribed(log.position(offset).epoch, offset))
 
     def serve(self, link: Link) -> None:

@@ -11,11 +11,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tests.simulation.truth import Broken, Witness
+
 from everstream.core.cursor import Cursor, Run
 from everstream.core.events import Event, Seam
 from everstream.core.log import Position
 from everstream.core.summary import NOTHING, Summary, fold
-from tests.simulation.truth import Broken, Witness
 
 if TYPE_CHECKING:
     from tests.simulation.node import Node
@@ -47,6 +48,7 @@ class Link:
     seen: Position
     since: int  # the step at which `seen` was asked for
     cursor: Cursor | None = None
+    answered: bool = False  # it was told where it is
     inbox: deque[Frame] = field(default_factory=deque)
     leaky: bool = False  # it lost a frame
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from everstream.core.cursor import Run, coalesce
 from everstream.core.events import CONTENT, DeltaRefusal, DeltaText, Event, Phase, Seam, StreamEnd, follow
@@ -71,7 +72,7 @@ class Witness:
         epoch = epochs[-1][0]
         if epoch in self.reigns[stream]:
             raise Broken(f"{stream}: epoch {epoch} was used twice")
-        if any(a[0] >= b[0] or a[1] > b[1] for a, b in zip(epochs, epochs[1:], strict=False)):
+        if any(a[0] >= b[0] or a[1] > b[1] for a, b in pairwise(epochs)):
             raise Broken(f"{stream}: the epoch table {epochs} does not grow")
         self.reigns[stream][epoch] = step
 
@@ -90,9 +91,11 @@ class Witness:
                 raise Broken(f"{stream}: offset {record.tail} after the fence at {self.fences[stream]}")
             self.highest[stream] = record.tail
         since = self.marked.get(stream)
-        if since is not None and self.reigns[stream][write.epochs[-1][0]] > since:
-            if any(isinstance(entry, CONTENT) for entry in write.entries[max(0, write.epochs[-1][1] - write.base) :]):
-                raise Broken(f"{stream}: was cancelled before this reign began, and goes on")
+        epoch, start = write.epochs[-1]
+        of_this_reign = write.entries[max(0, start - write.base) :]
+        late = since is not None and self.reigns[stream][epoch] > since
+        if late and any(isinstance(entry, CONTENT) for entry in of_this_reign):
+            raise Broken(f"{stream}: was cancelled before this reign began, and goes on")
 
     def _match(
         self, stream: str, epochs: Epochs, base: int, entries: Sequence[Event], start_at: int, *, learn: bool = False
@@ -142,7 +145,7 @@ class Witness:
                 continue
             if new is not None and new.epochs == old.epochs and new.tail == old.tail:
                 continue  # only the folding was forgotten
-            if new is not None and new.epochs != old.epochs or not holders[stream]:
+            if (new is not None and new.epochs != old.epochs) or not holders[stream]:
                 self.excuse(stream)
             else:
                 self.at_risk[stream] = (old.epochs[-1][0], max(old.tail, self.highest[stream]))
@@ -178,10 +181,8 @@ class Witness:
             if entry is None:
                 raise Broken(f"{stream}: a reader was shown offset {offset} of epoch {epoch}: never acknowledged")
             entries.append(entry)
-        if len(entries) == 1:
-            same = entries[0] == run.event
-        else:
-            same = [run] == coalesce(entries, run.after, NO_LIMIT_CHARS)
+        merged = [Run(run.after, run.upto, entries[0])] if len(entries) == 1 else None
+        same = [run] == (merged or coalesce(entries, run.after, NO_LIMIT_CHARS))
         if not same:
             raise Broken(f"{stream}: a reader was shown {run} for {entries}")
         if stream not in self.excused and run.upto > self.fences.get(stream, run.upto):

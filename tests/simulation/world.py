@@ -9,10 +9,15 @@ after round: now every stream must end and every reader must hold what the store
 from __future__ import annotations
 
 from bisect import bisect
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
+
+from tests.simulation.node import BUDGET_CHARS, PATIENCE_STEPS, Flight, Node
+from tests.simulation.reader import Link, Reader
+from tests.simulation.truth import Broken, Witness
 
 import everstream.core.log as log_module
 from everstream.core.cursor import Run
@@ -20,9 +25,6 @@ from everstream.core.log import Log, Verdict
 from everstream.core.summary import fold
 from everstream.store.base import Push, State
 from everstream.store.memory import Disk
-from tests.simulation.node import BUDGET_CHARS, PATIENCE_STEPS, Flight, Node
-from tests.simulation.reader import Link, Reader
-from tests.simulation.truth import Broken, Witness
 
 STREAMS = ("r_a", "r_b", "r_c")
 READERS_PER_STREAM = 3
@@ -39,6 +41,7 @@ REQUEST_TTL_MS = 10_000
 class Profile:
     """How this seed's world behaves."""
 
+    storm: bool  # one failover after another, to replicas that lag far behind
     lost_request: float
     lost_reply: float
     late_request: float
@@ -55,7 +58,9 @@ class Profile:
         def rate(*choices: float) -> float:
             return rnd.choice(choices)
 
+        storm = rnd.random() < 0.3
         return cls(
+            storm=storm,
             lost_request=rate(0, 0.1, 0.3),
             lost_reply=rate(0, 0.1, 0.3),
             late_request=rate(0, 0, 0.1),
@@ -63,8 +68,8 @@ class Profile:
             doubled_push=rate(0, 0.2),
             lost_frame=rate(0, 0, 0.03),
             frame_chars=rnd.choice((6, 20, 1_000)),
-            commit_entries=rnd.choice((3, 512)),
-            linger_steps=rnd.choice((20, 80, 200)),
+            commit_entries=rnd.choice((2, 3)) if storm else rnd.choice((3, 512)),
+            linger_steps=rnd.choice((5, 20) if storm else (20, 80, 200)),
             cancel_again_steps=rnd.choice((40, 400)),
         )
 
@@ -100,6 +105,7 @@ class World:
             Reader(f"{stream}/{i}", stream, self.witness) for stream in STREAMS for i in range(READERS_PER_STREAM)
         ]
         self.ended_at: dict[str, int] = {}
+        self.happened: Counter[str] = Counter()
         for stream in STREAMS:
             self._create(stream)
         self.replica = self.disk.copy()
@@ -114,7 +120,7 @@ class World:
         return thinking + "".join(rnd.choices("ttttttttr01", k=rnd.randint(4, 22)))
 
     def _actions(self) -> list[tuple[Callable[[], None], float]]:
-        some = self.rnd.choice
+        some, storm = self.rnd.choice, self.profile.storm
         return [
             (self.a_token, 24),
             (self.a_commit_leaves, 10),
@@ -122,22 +128,22 @@ class World:
             (self.a_reply_arrives, 12),
             (self.a_push_arrives, 14),
             (self.a_reader_reads, 30),
-            (self.a_reader_connects, 8),
-            (self.a_socket_drops, some((0.5, 2, 5))),
+            (self.a_reader_connects, 16 if storm else 8),
+            (self.a_socket_drops, some((5, 10)) if storm else some((0.5, 2, 5))),
             (self.a_position_check, some((0.5, 3))),
-            (self.replication, some((1, 4, 10))),
-            (self.failover, some((0, 0, 0.5, 1.5, 4))),
+            (self.replication, some((0.3, 1)) if storm else some((1, 4, 10))),
+            (self.failover, some((1.5, 4)) if storm else some((0, 0, 0.5, 1.5))),
             (self.a_node_dies, some((0, 0.4, 1))),
-            (self.a_node_sleeps, some((0, 0.5, 1.5))),
-            (self.a_node_wakes, 1.5),
+            (self.a_node_sleeps, some((2, 4)) if storm else some((0, 0.5, 1.5))),
+            (self.a_node_wakes, some((1.5, 4))),
             (self.a_node_starts, 1),
             (self.a_drain, some((0, 0.3))),
-            (self.a_keeper_looks, 3),
-            (self.a_keeper_adopts, 3),
+            (self.a_keeper_looks, 8 if storm else 3),
+            (self.a_keeper_adopts, 8 if storm else 3),
             (self.a_cancel, some((0, 0.3, 1))),
             (self.cancels_are_answered, 1),
             (self.a_stray_arrives, 1),
-            (self.a_fold, 0.7),
+            (self.a_fold, 4 if storm else 0.7),
             (self.a_log_is_dropped, some((0.2, 1))),
         ]
 
@@ -197,7 +203,9 @@ class World:
 
     def _within_budget(self, log: Log) -> None:
         waiting = log.entries[log.committed - log.base :]
-        chars = sum(len(getattr(e, "text", None) or getattr(e, "arguments", None) or " " * EVENT_CHARS) for e in waiting)
+        chars = sum(
+            len(getattr(e, "text", None) or getattr(e, "arguments", None) or " " * EVENT_CHARS) for e in waiting
+        )
         if chars > BUDGET_CHARS + EVENT_CHARS:
             raise Broken(f"{log.stream}: {chars} characters wait to be committed")
 
@@ -238,6 +246,7 @@ class World:
             newer = before is None or before.epochs != write.epochs
             reply = self.disk.commit(write)
             flight.replies.append(reply)
+            self.happened[reply.verdict.name] += 1
             if self.trace and (write.entries or reply.verdict is not Verdict.OK):
                 args = (write.leader, write.stream, write.base, len(write.entries), reply.verdict.name, reply.tail)
                 self.say("the store takes from %s %s (%d+%d]: %s %d", *args)
@@ -350,6 +359,7 @@ class World:
         self.disk = self.replica
         self.replica = self.disk.copy()
         self.witness.failed_over(old, self.disk, holders)
+        self.happened["failover"] += 1
         if self.trace:
             tails = {stream: (old.records[stream].tail, r.tail) for stream, r in self.disk.records.items()}
             self.say("FAILOVER %s excused %s at risk %s", tails, self.witness.excused, self.witness.at_risk)
@@ -436,6 +446,7 @@ class World:
         state = self.disk.adopt(stream, leader, node.name)
         self.say("%s adopts %s from %s: %s", node.name, stream, leader, state and state.head.epochs)
         if state is not None:
+            self.happened["adoption"] += 1
             self.witness.reigns_anew(stream, state.head.epochs, self.step)
             self.witness.leader_lost(stream)
         return state
@@ -466,9 +477,10 @@ class World:
             record = self.disk.records.get(cancel.stream)
             if record is not None and record.ended:
                 cancel.fence = record.tail
-                if self.witness.fences.setdefault(cancel.stream, cancel.fence) != cancel.fence:
-                    if cancel.stream not in self.witness.excused:
-                        raise Broken(f"{cancel.stream}: two answers to a cancel")
+                self.happened["cancel answered"] += 1
+                first = self.witness.fences.setdefault(cancel.stream, cancel.fence)
+                if first != cancel.fence and cancel.stream not in self.witness.excused:
+                    raise Broken(f"{cancel.stream}: two answers to a cancel")
             elif self.step - cancel.asked_at > self.profile.cancel_again_steps:
                 cancel.asked_at = self.step
                 self._mark(cancel)
@@ -477,10 +489,13 @@ class World:
         for stream, record in self.disk.records.items():
             if not record.ended:
                 self.ended_at.pop(stream, None)
-            elif not record.base and self.step - self.ended_at.setdefault(stream, self.step) > self.profile.linger_steps:
+            elif (
+                not record.base and self.step - self.ended_at.setdefault(stream, self.step) > self.profile.linger_steps
+            ):
                 entries = record.entries
                 if self.disk.fold(stream, record.tail, fold(entries)):
                     self.witness.final[stream] = entries
+                    self.happened["fold"] += 1
                     self.say("%s is folded at %d", stream, record.tail)
 
     def a_log_is_dropped(self) -> None:
@@ -578,7 +593,9 @@ class World:
             record = self.disk.records.get(reader.stream)
             if record is not None and (reader.offset != record.tail or reader.epoch != record.epochs[-1][0]):
                 waiting.append(reader.name)
-        return waiting + [cancel.stream for cancel in self.cancels if cancel.fence is None and not self._gone(cancel.stream)]
+        return waiting + [
+            cancel.stream for cancel in self.cancels if cancel.fence is None and not self._gone(cancel.stream)
+        ]
 
     def _settled(self) -> bool:
         return not self._unsettled()
