@@ -87,6 +87,7 @@ local function commit(keys, args)
           redis.call('HDEL', head, 's')
           redis.call('SADD', open, stream)
           redis.call('PERSIST', head)
+          redis.call('PERSIST', list)
         end
         local skip = tail - base
         if skip < count then

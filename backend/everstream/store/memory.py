@@ -143,7 +143,7 @@ class MemoryStore:
 
     def beside(self) -> MemoryStore:
         """Another node's store on the same disk."""
-        store = MemoryStore(self.disk)
+        store = MemoryStore(self.disk, request_ttl_s=self._request_ttl_ms / 1000)
         store.peers = self.peers
         return store
 

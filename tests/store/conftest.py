@@ -1,0 +1,115 @@
+"""Every store that keeps the contract, each behind the same fixture."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from tests.store.servers import StoreServer
+
+from everstream.core.lease import stream_id
+from everstream.store.base import Push, Store
+from everstream.store.folder import find_binary
+from everstream.store.memory import MemoryStore
+from everstream.store.urls import EmbeddedStore
+from everstream.store.valkey import ValkeyStore
+
+KINDS = ("memory", "unix", "tcp", "embedded", "redis")
+WAIT_S = 10.0
+
+
+def new_stream(partition: int = 7) -> str:
+    return stream_id(partition, secrets.token_bytes(17))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():
+            await asyncio.sleep(0.002)  # pause: between two looks at a condition
+
+
+class Seat:
+    """One node's place at a store: what it was pushed and told."""
+
+    def __init__(self, store: Store, node: str) -> None:
+        self.store = store
+        self.node = node
+        self.pushes: list[Push] = []
+        self.messages: list[bytes] = []
+
+
+class Place:
+    """A store of one kind.  `seat` opens it for another node."""
+
+    def __init__(self, kind: str, make: Callable[[float], Store], server: StoreServer | None) -> None:
+        self.kind = kind
+        self.server = server
+        self._make = make
+        self._seats: list[Seat] = []
+
+    async def seat(self, node: str = "n_one", *, request_ttl_s: int = 86_400) -> Seat:
+        seat = Seat(self._make(request_ttl_s), node)
+        await seat.store.open(node, seat.pushes.append, seat.messages.append)
+        self._seats.append(seat)
+        return seat
+
+    async def close(self) -> None:
+        for seat in self._seats:
+            await seat.store.close()
+
+
+def memory_maker() -> Callable[[float], Store]:
+    first = MemoryStore()
+
+    def make(request_ttl_s: float) -> Store:
+        store = MemoryStore(first.disk, request_ttl_s=request_ttl_s)
+        store.peers = first.peers
+        return store
+
+    return make
+
+
+def server_binary(kind: str) -> Path:
+    if kind != "redis":
+        return find_binary(None)
+    found = shutil.which("redis-server")
+    if found is None:
+        pytest.skip("no redis-server on the PATH")
+    return Path(found)
+
+
+@pytest.fixture(params=KINDS)
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+    kind = request.param
+    server = None
+    if kind == "memory":
+        make = memory_maker()
+    elif kind == "embedded":
+
+        def make(request_ttl_s: float) -> Store:
+            return EmbeddedStore(tmp_path / "data", None, request_ttl_s=int(request_ttl_s))
+    else:
+        server = await StoreServer(server_binary(kind), tmp_path).start()
+        url = server.tcp_url if kind == "tcp" else server.unix_url
+
+        def make(request_ttl_s: float) -> Store:
+            return ValkeyStore(url, request_ttl_s=int(request_ttl_s))
+
+    place = Place(kind, make, server)
+    try:
+        yield place
+    finally:
+        await place.close()
+        if server is not None:
+            server.kill()
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[StoreServer]:
+    server = await StoreServer(find_binary(None), tmp_path).start()
+    yield server
+    server.kill()

@@ -1,0 +1,138 @@
+"""The Lua library is the reference, rule for rule: what a dict does, the server does.
+
+Random histories of two nodes (appending, repeating, leaving out, adopting, losing a suffix, ending, folding) run
+against `memory.py` and against a server.  After every step both must have given the same answer and hold the same
+stream.  Epochs follow each store's own clock, so those that a store made are compared by their place in the history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.store.conftest import new_stream
+from tests.store.servers import StoreServer
+
+from everstream.core.events import DeltaText, Event
+from everstream.core.lease import Epochs
+from everstream.core.summary import Summary
+from everstream.store.base import State, Store, Write
+from everstream.store.folder import find_binary
+from everstream.store.memory import MemoryStore
+from everstream.store.valkey import ValkeyStore
+
+NODES = ("n_one", "n_two")
+
+# (verb, node, a number that shifts the base or names a table, how many entries)
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(("commit", "commit", "commit", "adopt", "end", "reign", "fold", "cancel", "read", "forget")),
+        st.integers(0, 1),
+        st.integers(-3, 3),
+        st.integers(0, 4),
+    ),
+    max_size=25,
+)
+
+
+class World:
+    """One store, and what its two nodes believe.  The same steps lead two worlds to the same beliefs."""
+
+    def __init__(self, stores: list[Store], stream: str) -> None:
+        self.stores = stores
+        self.stream = stream
+        self.tables: list[Epochs] = []  # each node's own
+        self.tails = [0, 0]
+        self.known: dict[int, int] = {}  # a real epoch -> its place in the order in which they were made
+        self.count = 0
+
+    def name(self, epochs: Epochs) -> list[tuple[int, int]]:
+        return [(self.known.setdefault(epoch, len(self.known)), start) for epoch, start in epochs]
+
+    def shown(self, state: State | None) -> object:
+        if state is None:
+            return None
+        head = state.head
+        return (
+            self.name(head.epochs), head.base, head.tail, head.ended, head.leader, head.cancelled, head.meta,
+            state.after, state.entries, state.summary,
+        )  # fmt: skip
+
+    async def begin(self) -> object:
+        created = await self.stores[0].create(self.stream, "", b"meta")
+        self.tables = [created.epochs, created.epochs]
+        return (self.name(created.epochs), created.fresh)
+
+    async def step(self, verb: str, node: int, shift: int, length: int) -> object:
+        store = self.stores[node]
+        if verb in ("commit", "end"):
+            base = max(self.tails[node] + shift, 0)
+            entries: list[Event] = [DeltaText(f"{node}.{self.count}.{n}") for n in range(length)]
+            self.count += 1
+            write = Write(self.stream, self.tables[node], base, entries, verb == "end", NODES[node], b"meta")
+            (reply,) = await store.commit([write])
+            self.tails[node] = reply.tail
+            return reply
+        if verb == "reign":  # an epoch that this store has never heard of
+            start = max(self.tails[node] + shift, self.tables[node][-1][1])
+            self.tables[node] = (*self.tables[node], (max(self.known) + 1024 + node, start))
+            return self.name(self.tables[node])
+        if verb == "adopt":
+            state = await store.adopt(self.stream, NODES[(node + shift) % 2])
+            if state is not None:
+                self.tables[node], self.tails[node] = state.head.epochs, state.head.tail
+            return self.shown(state)
+        if verb == "fold":
+            return await store.fold(
+                self.stream, max(self.tails[node] + (shift if shift < -1 else 0), 0), Summary("sum")
+            )
+        if verb == "cancel":
+            head = await store.mark_cancelled(self.stream)
+            return None if head is None else (self.name(head.epochs), head.tail, head.cancelled, head.ended)
+        if verb == "forget":  # the node was restarted and read all again
+            state = await store.read(self.stream)
+            if state is not None:
+                self.tables[node], self.tails[node] = state.head.epochs, state.head.tail
+        return self.shown(await store.read(self.stream, max(shift * length, 0)))
+
+
+async def compare(url: str, steps: list[tuple[str, int, int, int]]) -> None:
+    memory = MemoryStore()
+    stream = new_stream()
+    reference = World([memory, memory.beside()], stream)
+    server = World([ValkeyStore(url), ValkeyStore(url)], stream)
+    worlds = (reference, server)
+    for world in worlds:
+        for node, store in zip(NODES, world.stores, strict=True):
+            await store.open(node, lambda push: None, lambda message: None)
+    try:
+        assert await reference.begin() == await server.begin()
+        for step in steps:
+            said, answered = await reference.step(*step), await server.step(*step)
+            assert said == answered, step
+            expected, found = [world.shown(await world.stores[0].read(stream)) for world in worlds]
+            assert found == expected, step
+            opened = [sorted(await world.stores[0].open_streams()) for world in worlds]
+            assert opened[0] == [pair for pair in opened[1] if pair[0] == stream], step
+    finally:
+        for world in worlds:
+            for store in world.stores:
+                await store.close()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:  # type: ignore[misc]
+    folder: Path = tmp_path_factory.mktemp("agreement")
+    server = StoreServer(find_binary(None), folder)
+    asyncio.run(server.start())
+    yield server.unix_url
+    server.kill()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_the_server_does_whatever_the_reference_does(url: str, steps: list[tuple[str, int, int, int]]) -> None:
+    asyncio.run(compare(url, steps))
