@@ -4,9 +4,9 @@ The rules live in `everstream.lua`, one function library that is loaded under a 
 two versions can share a server while a deploy goes on.  A server that has lost it (an empty replica took over)
 answers "function not found", which is repaired on the spot.
 
-Commits have a connection of their own and one call in flight a lane.  They go out as one packed command and come
-back as one reply; redis-py keeps the connection (TLS, authentication, time-outs).  Its automatic retries are off
-everywhere: they repeat writes of unknown outcome.  Whoever calls decides whether to repeat.
+Commits have a connection of their own (`store.line`), made by redis-py, with one call in flight: one packed command,
+one reply.  redis-py's automatic retries are off everywhere: they repeat writes of unknown outcome.  Whoever calls
+decides whether to repeat.
 
 Pushes to followers and hints between nodes come in over publish/subscribe, on one connection a node.  They may be
 lost: followers check their position against the log.
@@ -35,6 +35,7 @@ from everstream.core.log import Verdict
 from everstream.core.summary import NOTHING, Summary
 from everstream.core.wire import pack_entry, pack_summary, unpack_entry, unpack_summary
 from everstream.store.base import Created, Head, OnMessage, OnPush, Push, Reply, State, StoreUnavailable, Write
+from everstream.store.line import Line
 
 logger = structlog.get_logger(__name__)
 
@@ -48,6 +49,8 @@ _POOL_WAIT_S = 5.0
 _LISTEN_S = 5.0
 _RELISTEN_S = 0.2
 _FAILURES = (RedisError, OSError, asyncio.TimeoutError, EOFError)
+# The listener may take redis-py's connection down at the very moment in which another task writes to it.
+_LISTENING_FAILURES = (*_FAILURES, AttributeError)
 
 
 def _function(verb: str) -> bytes:
@@ -76,6 +79,7 @@ class ValkeyStore:
         self._request_ttl = b"%d" % request_ttl_s
         self._client: redis.Redis | None = None
         self._commits: AbstractConnection | None = None
+        self._line: Line | None = None
         self._listener: asyncio.Task[None] | None = None
         self._keys = lru_cache(maxsize=65_536)(self._make_keys)
 
@@ -85,6 +89,12 @@ class ValkeyStore:
         self._node, self._tag = node.encode(), b"%d" % node_tag(node)
         self._on_push, self._on_message = on_push, on_message
         await self._connect()
+        try:
+            # Before anybody follows: two who find redis-py's connection missing both make one, and lose one of them.
+            await self._pubsub.subscribe(self._inbox(node))
+        except _FAILURES as error:
+            await self._hang_up()
+            raise StoreUnavailable() from error
         self._listener = asyncio.create_task(self._listen(), name="store listener")
 
     async def _connect(self) -> None:
@@ -102,7 +112,9 @@ class ValkeyStore:
             raise StoreUnavailable(f"the store's address is not usable: {error}") from error
         try:
             info = await client.info("server")
-            version = str(info.get("valkey_version") or info["redis_version"])
+            version = str(info.get("valkey_version") or info.get("redis_version") or "")
+            if not version:
+                raise StoreUnavailable("what answers at the store's address is not a Redis or Valkey server")
             if tuple(int(n) for n in version.split(".")[:2]) < _OLDEST_SERVER:
                 raise StoreUnavailable(
                     f"the store is version {version}: Redis 7.0 or Valkey 7.2 is the oldest that works"
@@ -111,14 +123,17 @@ class ValkeyStore:
         except AuthenticationError as error:
             await self._hang_up()
             raise StoreUnavailable("the store refused the user name or password in its address") from error
+        except ResponseError as error:
+            await self._hang_up()
+            raise StoreUnavailable(
+                f"the store answered: {str(error)[:200]} (Redis 7.0 or Valkey 7.2 is the oldest that works)"
+            ) from error
         except _FAILURES as error:
             await self._hang_up()
             raise StoreUnavailable(f"no answer from the store ({type(error).__name__}): is it running?") from error
         except StoreUnavailable:
             await self._hang_up()
             raise
-        # redis-py types this as Any: a connection of the pool's kind that the pool does not hand out again.
-        self._commits = cast(AbstractConnection, client.connection_pool.make_connection())
         self._pubsub = client.pubsub()
 
     async def _load(self) -> None:
@@ -135,12 +150,18 @@ class ValkeyStore:
 
     async def close(self) -> None:
         if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.gather(self._listener, return_exceptions=True)
+            # A cancellation while redis-py connects is lost in its time-out, so one may not be enough.
+            while not self._listener.done():
+                self._listener.cancel()
+                await asyncio.wait({self._listener}, timeout=_RELISTEN_S)
             self._listener = None
             await self._pubsub.aclose()
+        if self._line is not None:
+            self._line.close()
         if self._commits is not None:
-            await self._commits.disconnect()
+            # Not waited for: its streams are no longer the transport's, and would never hear that it closed.
+            await self._commits.disconnect(nowait=True)
+            self._commits = None
         await self._hang_up()
 
     async def ping(self) -> None:
@@ -210,25 +231,34 @@ class ValkeyStore:
 
     async def _exchange(self, command: bytes) -> list[int]:
         """One packed command and its reply on the connection of the commits."""
-        connection = self._commits
-        assert connection is not None, "the store is not open"
+        if self._line is None or not self._line.usable:
+            self._line = await self._open_line()
         try:
-            await connection.send_packed_command(command, check_health=False)
-            return cast(list[int], await connection.read_response())
-        except ResponseError as error:
-            if "Function not found" not in str(error):
-                raise StoreUnavailable(f"the store answered: {str(error)[:200]}") from error
-            try:
-                await self._load()
-            except _FAILURES as failure:
-                raise StoreUnavailable() from failure
-            raise StoreUnavailable("the store had lost its functions") from error
-        except BaseException as error:
-            # A reply may still be under way: a connection in doubt is never used again.
-            await connection.disconnect(nowait=True)
-            if isinstance(error, _FAILURES):
-                raise StoreUnavailable() from error
-            raise
+            reply = await self._line.call(command)
+        except OSError as error:  # which ConnectionError and TimeoutError are
+            raise StoreUnavailable() from error
+        if not isinstance(reply, hiredis.ReplyError):
+            return cast(list[int], reply)
+        if "Function not found" not in str(reply):
+            raise StoreUnavailable(f"the store answered: {str(reply)[:200]}")
+        try:
+            await self._load()
+        except _FAILURES as failure:
+            raise StoreUnavailable() from failure
+        raise StoreUnavailable("the store had lost its functions")
+
+    async def _open_line(self) -> Line:
+        assert self._client is not None, "the store is not open"
+        connection = cast(AbstractConnection, self._client.connection_pool.make_connection())
+        try:
+            await connection.connect()
+        except _FAILURES as error:
+            raise StoreUnavailable() from error
+        if self._commits is not None:
+            await self._commits.disconnect(nowait=True)
+        self._commits = connection  # kept: it closes the line's transport when it is collected
+        assert connection._writer is not None
+        return Line(cast(asyncio.Transport, connection._writer.transport), connection, self._timeout_s)
 
     async def create(self, stream: str, request: str, meta: bytes) -> Created:
         tagged = self._tagged(partition_of(stream))
@@ -278,32 +308,36 @@ class ValkeyStore:
 
     async def follow(self, stream: str) -> None:
         keys = self._keys(stream)
+        self._check_listening()
         try:
             await self._pubsub.ssubscribe(keys[3])
-        except _FAILURES as error:
+        except _LISTENING_FAILURES as error:
             raise StoreUnavailable() from error
         await self._fcall("follow", keys[:1])
 
     async def unfollow(self, stream: str) -> None:
+        self._check_listening()
         try:
             await self._pubsub.sunsubscribe(self._keys(stream)[3])
-        except _FAILURES as error:
+        except _LISTENING_FAILURES as error:
             raise StoreUnavailable() from error
+
+    def _check_listening(self) -> None:
+        """The listener makes the connection again when it was lost; whoever else tried would disturb it."""
+        if not getattr(self._pubsub.connection, "is_connected", False):
+            raise StoreUnavailable()
 
     async def send(self, node: str, message: bytes) -> None:
         await self._call(b"PUBLISH", self._inbox(node).encode(), message)
 
     async def _listen(self) -> None:
         """Take pushes and messages in for as long as the store is open."""
-        inbox = self._inbox(self._node.decode())
-        subscribed = False
         while True:
             try:
-                if not subscribed:
-                    await self._pubsub.subscribe(inbox)
-                    subscribed = True
                 message = await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=_LISTEN_S)
-            except _FAILURES:
+            except Exception as error:
+                if not isinstance(error, _FAILURES):
+                    logger.exception("listening to the store failed")
                 # redis-py subscribes again by itself once a connection stands.
                 await asyncio.sleep(_RELISTEN_S)
                 continue
