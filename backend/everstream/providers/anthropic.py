@@ -14,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from everstream.core.events import Continuation, Request
+from everstream.providers import pricing
 from everstream.providers.base import Batch, ModelInfo, Progress, ProviderError
 from everstream.providers.http_answer import answer
 from everstream.providers.http_body import SETTLE_S, connection_error, make_limits, make_timeout, read_errors
@@ -89,6 +91,13 @@ class AnthropicProvider:
             for model in MODELS
         ]
 
+    async def prepare(self) -> None:
+        """Import the package in a thread, make the client, load the prices.  Nothing where there is no key."""
+        if self._client is None and (self._api_key is not None or not self._official):
+            await asyncio.to_thread(import_module, "anthropic")
+            self._connect()
+            await pricing.prepare()
+
     def check(self, request: Request) -> None:
         """Raises ProviderError `provider.auth` where there is no key."""
         if self._api_key is None and self._official:
@@ -112,6 +121,7 @@ class AnthropicProvider:
             await client.close()
 
     async def _open(self, asked: MessagesRequest) -> Any:
+        await self.prepare()
         client = self._connect()
         import anthropic as sdk
 

@@ -71,6 +71,10 @@ class Provider(Protocol):
         """The models worth offering.  Others may be asked for by name all the same."""
         ...
 
+    async def prepare(self) -> None:
+        """Do what would hold up the first request: imports, clients.  Away from the loop.  Idempotent."""
+        ...
+
     def check(self, request: Request) -> None:
         """Refuse what can be refused without asking: a name that is none, parameters that cannot be meant, no key.
 

@@ -16,11 +16,13 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from everstream.core.events import Continuation, Request
+from everstream.providers import pricing
 from everstream.providers.base import Batch, ModelInfo, Progress, ProviderError
 from everstream.providers.chat_completions import ChatFold
 from everstream.providers.chat_request import chat_body, thinks_always
@@ -111,6 +113,13 @@ class OpenAIProvider:
             self._listed_until_s = time.monotonic() + LIST_KEPT_S
         return self._listed
 
+    async def prepare(self) -> None:
+        """Import the package in a thread, make the client, load the prices.  Nothing where there is no key."""
+        if self._client is None and (self._api_key is not None or not self._official):
+            await asyncio.to_thread(import_module, "openai")
+            self._connect()
+            await pricing.prepare()
+
     def check(self, request: Request) -> None:
         """Raises ProviderError `provider.auth` where there is no key."""
         if self._api_key is None and self._official:
@@ -142,6 +151,7 @@ class OpenAIProvider:
             await client.close()
 
     async def _open(self, body: dict[str, Any], responses: bool) -> Any:
+        await self.prepare()
         client = self._connect()
         import openai as sdk
 
@@ -179,6 +189,7 @@ class OpenAIProvider:
         return self._client
 
     async def _ask_for_models(self) -> list[ModelInfo]:
+        await self.prepare()
         client = self._connect()
         import openai as sdk
 

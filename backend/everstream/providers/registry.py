@@ -32,6 +32,11 @@ class Registry:
             provider = self._made[name] = maker()
         return provider
 
+    async def prepare(self) -> None:
+        """Make ready what is configured, so that the first request need not wait."""
+        for name in self._makers:
+            await self.get(name).prepare()
+
     async def models(self) -> list[ModelInfo]:
         """What every provider offers; one that fails to say so offers nothing."""
         answers = await asyncio.gather(*(self.get(name).models() for name in self._makers), return_exceptions=True)

@@ -114,6 +114,9 @@ class Scripted:
             for name in MODELS
         ]
 
+    async def prepare(self) -> None:
+        """There is nothing to prepare."""
+
     def check(self, request: Request) -> None:
         """Raises ProviderError `model.unknown` or `request.invalid`."""
         read_script(request)

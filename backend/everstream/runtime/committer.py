@@ -57,6 +57,7 @@ class Committer:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._batch_max = STREAMS_PER_COMMIT_MAX
         self.store_is_away = False
 
     def start(self) -> None:
@@ -98,26 +99,36 @@ class Committer:
                         logger.info("the store is back")
                 except EverstreamError as error:
                     self._counters.commit_failures += 1
+                    self._batch_max = STREAMS_PER_COMMIT_MAX
                     if not self.store_is_away:
                         self.store_is_away = True
                         logger.warning("a commit failed; streams wait", error=error.message)
                     await asyncio.sleep(retry_s)
                     retry_s = min(retry_s * 2, RETRY_MAX_S)
+                except Exception:
+                    # One stream has what cannot be written.  The others must not wait for it: find it, one by one.
+                    logger.exception("a commit could not be made")
+                    self._batch_max = 1
+            self._batch_max = STREAMS_PER_COMMIT_MAX
             self._idle.set()
 
     async def _round_trip(self) -> None:
         batch, self._dirty = self._dirty, {}
-        if len(batch) > STREAMS_PER_COMMIT_MAX:
+        if len(batch) > self._batch_max:
             feeds = list(batch)
-            batch = dict.fromkeys(feeds[:STREAMS_PER_COMMIT_MAX])
-            self._dirty = dict.fromkeys(feeds[STREAMS_PER_COMMIT_MAX:])
-        sent = [(feed, self._write(feed)) for feed in batch if feed.log.dirty]
+            batch = dict.fromkeys(feeds[: self._batch_max])
+            self._dirty = dict.fromkeys(feeds[self._batch_max :])
+        sent = [(feed, self._write(feed)) for feed in batch if feed.led and feed.log.dirty]
         if not sent:
             return
         try:
             replies = await self._store.commit([write for _, write in sent])
-        except BaseException:
-            self._dirty = batch | self._dirty
+        except Exception as error:
+            if len(sent) > 1 or isinstance(error, EverstreamError):
+                self._dirty = batch | self._dirty
+            else:
+                sent[0][0].log.fenced = True
+                self._steward.fenced(sent[0][0])
             raise
         counters, now = self._counters, self._clock()
         counters.commits += 1

@@ -129,6 +129,7 @@ class Hub:
         self._feeds_max = feeds_max
         self._feeds: dict[str, Feed] = {}
         self._loading: dict[str, asyncio.Task[Feed | None]] = {}
+        self.being_made: set[str] = set()  # in the store perhaps already, but not yet here
 
     def __iter__(self) -> Iterator[Feed]:
         return iter(list(self._feeds.values()))

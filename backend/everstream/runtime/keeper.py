@@ -88,16 +88,25 @@ class Keeper:
     async def _adopt_orphans(self, alive: set[str]) -> None:
         for stream, leader in await self._store.open_streams():
             if leader == self._node:
-                feed = self._hub.get(stream)
-                if feed is not None and feed.led:
-                    continue  # ours, and at work
+                if self._at_work(stream):
+                    continue
             elif leader in alive:
                 continue
-            if owner_of(partition_of(stream), alive | {self._node}) != self._node:
-                continue
-            state = await self._store.adopt(stream, leader)
-            if state is not None:
-                self._adopt(state)
+            try:
+                if owner_of(partition_of(stream), alive | {self._node}) != self._node:
+                    continue
+                state = await self._store.adopt(stream, leader)
+                if state is not None:
+                    self._adopt(state)
+            except EverstreamError:
+                raise
+            except Exception:  # it may be of another version; the others need not wait for that
+                logger.exception("a stream could not be adopted", stream=stream)
+
+    def _at_work(self, stream: str) -> bool:
+        """Whether a stream that the store says is led here really is, or is just being made."""
+        feed = self._hub.get(stream)
+        return (feed is not None and feed.led) or stream in self._hub.being_made
 
     async def _forget(self) -> None:
         for stream in self._hub.sweep():

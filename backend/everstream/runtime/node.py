@@ -80,6 +80,7 @@ class Node:
             await self._follower.stop()
             await self._store.close()
             raise
+        self._spawn(self._providers.prepare(), "prepare providers")
 
     async def drain(self, timeout_s: float) -> None:
         """Take no new streams, and give those that run time to end by themselves."""
@@ -128,10 +129,15 @@ class Node:
         known_as = blake2b(f"{user}\0{request_id}".encode(), digest_size=16).hexdigest() if request_id else ""
         partition = partition_for(known_as or secrets.token_hex(8))
         meta = msgspec.msgpack.encode(Meta(request, user))
-        created = await self._store.create(stream_id(partition, secrets.token_bytes(17)), known_as, meta)
-        if not created.fresh:
-            return await self.find(created.stream)
-        feed = self.hub.lead(Log(created.stream, created.epochs), meta)
+        stream = stream_id(partition, secrets.token_bytes(17))
+        self.hub.being_made.add(stream)
+        try:
+            created = await self._store.create(stream, known_as, meta)
+            if not created.fresh:
+                return await self.find(created.stream)
+            feed = self.hub.lead(Log(created.stream, created.epochs), meta)
+        finally:
+            self.hub.being_made.discard(stream)
         self.counters.streams_started += 1
         self._relay(feed, request, None)
         return feed
@@ -250,6 +256,9 @@ class Node:
     def _carry_on(self, state: State) -> None:
         """Go on with an orphan that this node has just adopted."""
         meta = _meta_decoder.decode(state.head.meta)
+        before = self.hub.get(state.head.stream)
+        if before is not None and before.relay is not None:  # it was ours, lost while we were away, and comes back
+            before.relay.depose()
         feed = self.hub.lead(log_of(state), state.head.meta)
         shown = total_of(state)
         self.counters.streams_adopted += 1

@@ -84,6 +84,7 @@ class Relay:
         """`shown` is what an interrupted answer shows already, where this relay carries one on."""
         self.cancelled = asyncio.Event()
         self._feed = feed
+        self._log = feed.log  # where another history takes its place, nothing of ours may get into that
         self._request = request
         self._provider = provider
         self._committer = committer
@@ -97,6 +98,7 @@ class Relay:
         self._over = asyncio.Event()  # reading is done, or has had its time to clean up
         self._stop: Stop | None = None
         self._answered = False
+        self._finished = False
         self._last_at = self._clock()
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
@@ -125,8 +127,9 @@ class Relay:
             self._halt(Stop.CANCELLED)
 
     def depose(self) -> None:
-        """Stop without a word: another node leads the stream now."""
+        """Stop without a word: another node leads the stream now.  Whatever else stopped it counts no more."""
         self._halt(Stop.DEPOSED)
+        self._stop = Stop.DEPOSED
 
     def _halt(self, why: Stop) -> None:
         if self._stop is None:
@@ -143,7 +146,7 @@ class Relay:
 
     async def run(self) -> None:
         """Until `stream_end` is in the log.  Cancelling this task stops the provider and writes nothing."""
-        log = self._feed.log
+        log = self._log
         if not log.base and all(isinstance(entry, Seam) for entry in log.entries):
             log.append(RequestStart(self._request.model, _now_ms()))
             self._committer.dirty(self._feed)
@@ -174,14 +177,14 @@ class Relay:
                 if batch:
                     self._take(batch)
                     committer.dirty(feed)
-                    if feed.log.pending_chars >= bound:
+                    if self._log.pending_chars >= bound:
                         await committer.room(feed, bound)
                         self._last_at = clock()
 
     def _take(self, batch: Batch) -> None:
         if self._stop is not None:
             return
-        log = self._feed.log
+        log = self._log
         append = log.append
         for event in batch:
             if log.phase is Phase.STREAMING and isinstance(event, CONTENT):
@@ -198,8 +201,9 @@ class Relay:
 
     def _take_rare(self, event: ProviderEvent) -> None:
         """Everything but content in mid-answer."""
-        log = self._feed.log
+        log = self._log
         if isinstance(event, Finish):
+            self._finished = True
             self._finish_reason = event.finish_reason or self._finish_reason
             self._usage = event.usage or self._usage
             self._warnings += event.warnings
@@ -226,10 +230,16 @@ class Relay:
             if self._stop is Stop.IDLE:
                 what = "stopped in mid-answer" if self._answered else "did not answer"
                 return EverstreamError("provider.timeout", f"the provider {what}")
+            if self._stop is None:  # something inside the provider was cancelled, and not by us
+                return EverstreamError("internal", "the generation was broken off inside the server")
             return None
         failure = reading.exception()
-        if failure is None or self._stop is not None:
+        if self._stop is not None:
             return None
+        if failure is None:
+            if self._finished:
+                return None
+            return EverstreamError("provider.connection", "the provider's answer broke off without an end")
         if isinstance(failure, EverstreamError):
             return failure
         logger.error("a generation failed", stream=self._feed.stream, exc_info=failure)
@@ -270,7 +280,7 @@ class Relay:
     # ------------------------------------------------------------------ the end
 
     def _end(self, error: EverstreamError | None) -> None:
-        log, now = self._feed.log, self._clock()
+        log, now = self._log, self._clock()
         reason = self._reason(error)
         usage = self._usage or estimated_usage(
             input_chars(self._request), len(self._request.messages), self._meter.chars
