@@ -7,7 +7,8 @@ commit reproduce any failure, step by step.
     python -m tests.simulation --seed 4711 --trace      one run, told step by step
     python -m tests.simulation --mutants                each rule taken away in turn: each must be missed
 
-`world` holds the store, the network and the faults; `node` does what a server process does between two awaits;
+`world` holds the store and the network, `history` the faults and the course of a run, `weather` how often what
+happens; `node` does what a server process does between two awaits;
 `reader` is a client as the protocol describes one; `truth` watches all of them and knows what may not happen;
 `mutants` breaks the real code in one place at a time.
 """

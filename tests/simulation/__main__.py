@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 
+from tests.simulation.history import History
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.world import World
 
 CHUNK_SEEDS = 50
 MUTANT_SEEDS_MAX = 20_000
@@ -22,7 +22,7 @@ FAILURES_SHOWN_MAX = 20
 def failure(seed: int, *, trace: bool = False) -> str | None:
     """What went wrong with this seed, or None.  Whatever the code under test raises counts."""
     try:
-        World(seed, trace=trace).run()
+        History(seed, trace=trace).run()
     except Exception as error:
         if trace:
             traceback.print_exc()
@@ -35,10 +35,11 @@ def failures(seeds: Sequence[int]) -> list[tuple[int, str]]:
     return [(seed, what) for seed in seeds if (what := failure(seed)) is not None]
 
 
-def caught(index: int, seeds: Sequence[int]) -> tuple[int, str] | None:
-    """The first seed at which mutant `index` is noticed."""
-    with MUTANTS[index].applied():
-        for seed in seeds:
+def caught(index: int) -> tuple[int, str] | None:
+    """The seed at which mutant `index` is noticed, and how; None if it is not."""
+    mutant = MUTANTS[index]
+    with mutant.applied():
+        for seed in range(mutant.first_seed, mutant.first_seed + MUTANT_SEEDS_MAX):
             what = failure(seed)
             if what is not None:
                 return seed, what
@@ -57,11 +58,10 @@ def sweep(executor: ProcessPoolExecutor, first: int, count: int) -> int:
     return len(bad)
 
 
-def hunt(executor: ProcessPoolExecutor, first: int) -> int:
+def hunt(executor: ProcessPoolExecutor) -> int:
     """Every mutant until it is caught; returns how many were not."""
     survivors = 0
-    seeds = range(first, first + MUTANT_SEEDS_MAX)
-    found = executor.map(caught, range(len(MUTANTS)), [seeds] * len(MUTANTS))
+    found = executor.map(caught, range(len(MUTANTS)))
     for mutant, catch in zip(MUTANTS, found, strict=True):
         survivors += catch is None
         verdict = f"caught at seed {catch[0]}: {catch[1][:110]}" if catch else f"SURVIVED {MUTANT_SEEDS_MAX} seeds"
@@ -88,7 +88,7 @@ def main() -> int:
         if arguments.seeds:
             bad += sweep(executor, arguments.first, arguments.seeds)
         if arguments.mutants:
-            bad += hunt(executor, arguments.first)
+            bad += hunt(executor)
     return 1 if bad else 0
 
 

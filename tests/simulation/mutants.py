@@ -33,6 +33,7 @@ class Mutant:
     old: str
     new: str
     used_by: Any = None
+    first_seed: int = 0  # where to begin the hunt for what shows rarely
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -91,7 +92,7 @@ MUTANTS = (
     ),
     # what follows from them
     Mutant("readers see what is not stored", cursor, "runs", "upto = log.committed", "upto = log.tail", node_module),
-    Mutant("a reader is placed past the store", Log, "locate", "min(end, self.committed)", "end"),
+    Mutant("a reader is placed past the store", Log, "locate", "min(end, self.committed)", "end", first_seed=7_700),
     Mutant("nobody waits for a leader", Node, "place", "if ours or waited <= PATIENCE_STEPS:", "if False:"),
     Mutant("a leader with nothing to say is silent", Node, "send", "(log.dirty or probe)", "log.dirty"),
     Mutant(
@@ -112,7 +113,7 @@ MUTANTS = (
         "record.leader = node",
         "record.leader, record.cancelled = node, False",
     ),
-    Mutant("adoption keeps reigns that lost all", Disk, "adopt", "if reign[1] <= record.tail", ""),
+    Mutant("adoption keeps reigns that lost all", Disk, "adopt", "if reign[1] <= record.tail", "", first_seed=2_800),
     Mutant(
         "folding drops the end",
         Disk,
@@ -120,7 +121,14 @@ MUTANTS = (
         "= [], tail, summary",
         "= [], tail, type(summary)(summary.text, summary.thinking)",
     ),
-    Mutant("folding says gap for ever", Record, "commit", _FOLDED, _FOLDED.replace("FENCED, self.tail", "GAP, keep")),
+    Mutant(
+        "folding says gap for ever",
+        Record,
+        "commit",
+        _FOLDED,
+        _FOLDED.replace("FENCED, self.tail", "GAP, keep"),
+        first_seed=2_000,
+    ),
     Mutant(
         "the budget forgets what is not sent",
         Log,
