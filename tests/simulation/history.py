@@ -11,14 +11,13 @@ from bisect import bisect
 from dataclasses import dataclass
 from itertools import accumulate
 
+import everstream.core.log as log_module
+from everstream.core.summary import fold
 from tests.simulation.node import PATIENCE_STEPS, Node
 from tests.simulation.reader import Reader
 from tests.simulation.truth import Broken
 from tests.simulation.weather import weights
 from tests.simulation.world import STREAMS, World
-
-import everstream.core.log as log_module
-from everstream.core.summary import fold
 
 FAULTY_STEPS = 420
 CALM_ROUNDS_MAX = 120

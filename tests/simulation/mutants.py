@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import tests.simulation.node as node_module
-from tests.simulation.node import Node
-
 from everstream.core import cursor, lease
 from everstream.core.log import Log
 from everstream.store import memory
 from everstream.store.memory import Disk, Record
+from tests.simulation.node import Node
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.simulation.reader import Link, Snapshot, Subscribed
-from tests.simulation.truth import next_content
-
 from everstream.core.cursor import Cursor, runs
 from everstream.core.events import (
     CONTENT,
@@ -41,6 +38,8 @@ from everstream.core.events import (
 )
 from everstream.core.log import Log, Offer, Verdict
 from everstream.store.base import Head, Push, Reply, Write
+from tests.simulation.reader import Link, Snapshot, Subscribed
+from tests.simulation.truth import next_content
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

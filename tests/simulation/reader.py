@@ -11,12 +11,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tests.simulation.truth import Broken, Witness
-
 from everstream.core.cursor import Cursor, Run
 from everstream.core.events import Event, Seam
 from everstream.core.log import Position
 from everstream.core.summary import NOTHING, Summary, fold
+from tests.simulation.truth import Broken, Witness
 
 if TYPE_CHECKING:
     from tests.simulation.node import Node

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+
 from tests.simulation.__main__ import caught, failures
 from tests.simulation.history import History
 from tests.simulation.mutants import MUTANTS

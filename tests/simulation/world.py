@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
-from tests.simulation.node import BUDGET_CHARS, PATIENCE_STEPS, Flight, Node
-from tests.simulation.reader import Link, Reader
-from tests.simulation.truth import Broken, Witness
-from tests.simulation.weather import Profile
-
 from everstream.core.cursor import Run
 from everstream.core.log import Log, Verdict
 from everstream.store.base import Push, State
 from everstream.store.memory import Disk
+from tests.simulation.node import BUDGET_CHARS, PATIENCE_STEPS, Flight, Node
+from tests.simulation.reader import Link, Reader
+from tests.simulation.truth import Broken, Witness
+from tests.simulation.weather import Profile
 
 STREAMS = ("r_a", "r_b", "r_c")
 READERS_PER_STREAM = 3
