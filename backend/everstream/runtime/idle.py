@@ -26,5 +26,10 @@ class IdleClock:
             self._ring()
         self._handle = self._loop.call_later(max(self._time_left(), 0.001), self._look)
 
+    def look_again(self) -> None:
+        """There may be less time left than there was: set the timer anew."""
+        self._handle.cancel()
+        self._handle = self._loop.call_later(max(self._time_left(), 0.0), self._look)
+
     def cancel(self) -> None:
         self._handle.cancel()

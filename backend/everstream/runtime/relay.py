@@ -99,6 +99,7 @@ class Relay:
         self._stop: Stop | None = None
         self._answered = False
         self._finished = False
+        self._timer: IdleClock | None = None
         self._last_at = self._clock()
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
@@ -150,7 +151,7 @@ class Relay:
         if not log.base and all(isinstance(entry, Seam) for entry in log.entries):
             log.append(RequestStart(self._request.model, _now_ms()))
             self._committer.dirty(self._feed)
-        timer = self._watch()
+        timer = self._timer = IdleClock(self._time_left, lambda: self._halt(Stop.IDLE))
         reading = self._reading = asyncio.create_task(self._read(), name=f"read {self._feed.stream}")
         reading.add_done_callback(lambda _: self._over.set())
         if self._stop is not None:
@@ -210,6 +211,8 @@ class Relay:
             return
         if not self._answered:
             self._answered = True
+            if self._timer is not None:
+                self._timer.look_again()  # patience in mid-answer may be less
             if log.phase in (Phase.REQUESTED, Phase.CARRIED):
                 log.append(HeadersReceived(_now_ms()))
         if isinstance(event, HeadersReceived):
@@ -246,9 +249,6 @@ class Relay:
         return EverstreamError("internal", "the generation failed inside the server")
 
     # ------------------------------------------------------------------ the idle clock
-
-    def _watch(self) -> IdleClock:
-        return IdleClock(self._time_left, lambda: self._halt(Stop.IDLE))
 
     def _time_left(self) -> float:
         """Seconds until this provider counts as hanging."""
