@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from everstream.core.cursor import Cursor, runs
 from everstream.core.events import (
     CONTENT,
+    Continuation,
     DeltaRefusal,
     DeltaText,
     DeltaThinking,
@@ -194,8 +195,9 @@ class Node:
         """The adopter's first entry says that another carries on, and how."""
         restart = not any(isinstance(entry, DeltaText | DeltaRefusal) for entry in log.entries)
         restart = restart and any(isinstance(entry, CONTENT) for entry in log.entries)
+        how: Continuation | None = None
         if log.phase is Phase.SPENT or log.stream in self.cancels:
-            how = None
+            pass  # only the end follows
         elif restart and self.world.chance(0.5):
             how = "restart"
         else:

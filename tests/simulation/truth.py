@@ -223,7 +223,7 @@ class Witness:
                 if any(isinstance(e, DeltaText | DeltaRefusal) for e in entries[:i]):
                     raise Broken(f"{stream}: it began again after text was shown")
                 stands = entries[i:]
-        said = [getattr(e, "text", None) or getattr(e, "arguments", "") for e in stands if isinstance(e, CONTENT)]
+        said = [str(getattr(e, "text", None) or getattr(e, "arguments", "")) for e in stands if isinstance(e, CONTENT)]
         numbers = [int(n) for n in _NUMBER.findall("".join(said))]
         if numbers != list(range(1, len(numbers) + 1)):
             raise Broken(f"{stream}: the answer says {numbers}")
