@@ -25,6 +25,9 @@ _entry_decoder = msgspec.msgpack.Decoder(str | Entry)
 _summary_decoder = msgspec.msgpack.Decoder(Summary)
 
 _NESTING_LIMIT = 128
+# A MessagePack array has room made for it before its elements are there, and a thousand may be nested: five kilobytes
+# that announce a million elements each would cost gigabytes and seconds.
+_ELEMENTS_MAX = 16_384
 _FIXMAP_MAX_KEYS = 15
 
 
@@ -102,8 +105,8 @@ def decode(encoding: Encoding, data: str | bytes, limit_bytes: int) -> dict[str,
                 max_str_len=limit_bytes,
                 max_bin_len=limit_bytes,
                 max_ext_len=0,
-                max_array_len=limit_bytes,
-                max_map_len=limit_bytes,
+                max_array_len=_ELEMENTS_MAX,
+                max_map_len=_ELEMENTS_MAX,
             )
     except (msgspec.DecodeError, msgpack.UnpackException, RecursionError, UnicodeDecodeError) as error:
         raise ValueError(f"not valid {encoding.name}") from error
