@@ -37,6 +37,10 @@ class Outlet(Protocol):
         """`on_room`: there is room again.  `on_stuck`: the peer took nothing for too long and is cut off."""
         ...
 
+    async def room(self) -> None:
+        """Wait while the outlet is full, at most until the peer is cut off."""
+        ...
+
     def write(self, frames: list[bytes]) -> None: ...
 
     async def close(self, code: int, reason: str) -> None: ...
@@ -55,6 +59,13 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if not self.close_sent:
             self.scope["extensions"][EXTENSION] = {"protocol": self}
+
+    def handle_ping(self) -> None:
+        """Answer; but not a peer that pings without ever reading.  (A later pong answers for all pings before.)"""
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -90,6 +101,9 @@ class DirectOutlet:
     def open(self, on_room: Callable[[], None], on_stuck: Callable[[], None]) -> None:
         self._on_room, self._on_stuck = on_room, on_stuck
         self._protocol.on_flow = self._flow
+
+    async def room(self) -> None:
+        await self._protocol.writable.wait()  # set when the connection is lost, too
 
     def write(self, frames: list[bytes]) -> None:
         protocol = self._protocol
@@ -146,6 +160,10 @@ class AsgiOutlet:
 
     def open(self, on_room: Callable[[], None], on_stuck: Callable[[], None]) -> None:
         self._on_room, self._on_stuck = on_room, on_stuck
+
+    async def room(self) -> None:
+        if self._task is not None and self.full:
+            await asyncio.wait({self._task})
 
     def write(self, frames: list[bytes]) -> None:
         self._waiting += frames

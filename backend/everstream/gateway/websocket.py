@@ -11,12 +11,13 @@ nothing is taken: a slow client costs its cursors and what the socket holds, and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import structlog
-from starlette.websockets import WebSocket, WebSocketState
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from everstream.config import Settings
 from everstream.core import protocol
@@ -52,6 +53,7 @@ class Connection:
         self._feeds: dict[Feed, None] = {}
         self._ready: dict[Feed, None] = {}
         self._flushing = False
+        self._starting = 0  # streams asked for and not yet read
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_sent = self._loop.time()
         self._closing = False
@@ -66,6 +68,8 @@ class Connection:
         heartbeat = IdleClock(self._quiet_left, lambda: self.send({"type": "heartbeat"}))
         try:
             while (data := await self._receive()) is not None and not self._closing:
+                # Who does not take replies is asked for no more commands, or the replies would pile up.
+                await self._outlet.room()
                 action = self._protocol.receive(data)
                 if isinstance(action, Refuse):
                     await self._refuse(action)
@@ -92,7 +96,8 @@ class Connection:
         if not self._closing:
             self._closing = True
             if self._websocket.application_state is WebSocketState.CONNECTED:
-                await self._outlet.close(code, reason)
+                with contextlib.suppress(WebSocketDisconnect):  # the peer was faster
+                    await self._outlet.close(code, reason)
 
     def goaway(self, after_ms: int, reason: str) -> None:
         self.send({"type": "goaway", "after_ms": after_ms, "reason": reason})
@@ -232,7 +237,11 @@ class Connection:
     async def _generate(self, command: protocol.Generate) -> None:
         request = command.request()
         self._check_room()
-        feed = await self._node.generate(request, self._principal.id, command.request_id)
+        self._starting += 1
+        try:
+            feed = await self._node.generate(request, self._principal.id, command.request_id)
+        finally:
+            self._starting -= 1
         self.send(reply("accepted", command.id, stream=feed.stream, epoch=feed.log.epoch))
         self._attach(feed, START)
 
@@ -289,7 +298,7 @@ class Connection:
     # ------------------------------------------------------------------ subscriptions
 
     def _check_room(self) -> None:
-        if len(self._feeds) >= self._settings.streams_per_connection:
+        if len(self._feeds) + self._starting >= self._settings.streams_per_connection:
             raise EverstreamError("limit.streams", "this connection reads as many streams as it may")
 
     def _attach(self, feed: Feed, seen: Position) -> None:

@@ -1,0 +1,201 @@
+"""A real server in this process, on a store in memory, with scripted models and one that the test feeds by hand.
+
+It is put together as `gateway.server` does it, and clients reach it over real sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgpack
+import pytest
+import uvicorn
+from tests.runtime.conftest import Hand, settings_of
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
+
+from everstream.config import Settings
+from everstream.gateway.app import create_app
+from everstream.gateway.server import Server
+from everstream.gateway.transport import DirectProtocol
+from everstream.gateway.websocket import Connections
+from everstream.providers.registry import Registry
+from everstream.providers.scripted import Scripted
+from everstream.runtime.node import Node
+from everstream.store.memory import MemoryStore
+
+WAIT_S = 10.0
+MESSAGES = [{"role": "user", "content": "hello"}]
+JSON, MSGPACK = "everstream.v1.json", "everstream.v1.msgpack"
+
+
+def count_text(tokens: int) -> str:
+    return " ".join(str(n) for n in range(1, tokens + 1))
+
+
+class Gateway:
+    """A running server and what is inside."""
+
+    def __init__(self, node: Node, store: MemoryStore, hand: Hand, port: int, server: Server) -> None:
+        self.node = node
+        self.store = store
+        self.hand = hand
+        self.port = port
+        self.server = server
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/ws"
+
+    @asynccontextmanager
+    async def client(self, subprotocol: str | None = None, *, hello: bool = True, **kept: Any) -> AsyncIterator[Client]:
+        async with client_of(self.ws_url, subprotocol, hello=hello, **kept) as client:
+            yield client
+
+
+@asynccontextmanager
+async def client_of(
+    url: str, subprotocol: str | None = None, *, hello: bool = True, **kept: Any
+) -> AsyncIterator[Client]:
+    offered = [Subprotocol(subprotocol)] if subprotocol else None
+    kept = {"max_size": None, "compression": None, "close_timeout": 2, "ping_interval": None} | kept
+    async with connect(url, subprotocols=offered, **kept) as socket:
+        client = Client(socket, subprotocol)
+        if hello:
+            await client.ask("hello")
+        yield client
+
+
+class Client:
+    """One WebSocket, with the frames that came, and every stream kept as the protocol says."""
+
+    def __init__(self, socket: ClientConnection, subprotocol: str | None) -> None:
+        self.socket = socket
+        self.packed = subprotocol == MSGPACK
+        self.frames: list[dict[str, Any]] = []
+        self.streams: dict[str, Held] = {}
+        self._ids = itertools.count(1)
+
+    async def send(self, **frame: Any) -> None:
+        await self.raw(msgpack.packb(frame) if self.packed else json.dumps(frame))
+
+    async def raw(self, data: str | bytes) -> None:
+        await self.socket.send(data)
+
+    async def next(self) -> dict[str, Any]:
+        """The next frame, applied to its stream."""
+        async with asyncio.timeout(WAIT_S):
+            data = await self.socket.recv()
+        assert isinstance(data, bytes) is self.packed
+        frame: dict[str, Any] = msgpack.unpackb(data) if isinstance(data, bytes) else json.loads(data)
+        self.frames.append(frame)
+        if "stream" in frame and frame["type"] != "error":
+            self.streams.setdefault(frame["stream"], Held()).apply(frame)
+        return frame
+
+    async def until(self, wanted: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+        while not wanted(frame := await self.next()):
+            pass
+        return frame
+
+    async def ask(self, command: str, **fields: Any) -> dict[str, Any]:
+        """A command's reply."""
+        command_id = fields.pop("id", None) or next(self._ids)
+        await self.send(type=command, id=command_id, **fields)
+        return await self.until(lambda frame: frame.get("id") == command_id)
+
+    async def generate(self, model: str = "scripted/count", **fields: Any) -> str:
+        reply = await self.ask("generate", **{"model": model, "messages": MESSAGES} | fields)
+        assert reply["type"] == "accepted", reply
+        return str(reply["stream"])
+
+    async def ended(self, stream: str) -> dict[str, Any]:
+        """The stream's end; frames are read until it is there."""
+        while (held := self.streams.get(stream)) is None or held.end is None:
+            await self.next()
+        return held.end
+
+    async def closed(self) -> int:
+        """Read to the end; the close code."""
+        try:
+            while True:
+                await self.next()
+        except ConnectionClosed as closed:
+            return closed.rcvd.code if closed.rcvd else 1006
+
+
+class Held:
+    """A stream as a client holds it.  Strict: a frame that overlaps or leaves a hole fails the test."""
+
+    def __init__(self) -> None:
+        self.offset = 0
+        self.text = ""
+        self.end: dict[str, Any] | None = None
+        self.snapshots = 0
+        self.frames: list[dict[str, Any]] = []
+
+    def apply(self, frame: dict[str, Any]) -> None:
+        kind = frame["type"]
+        if kind == "snapshot":
+            self.offset, self.text, self.end = frame["upto"], frame["text"], frame["end"]
+            self.snapshots += 1
+        elif "after" in frame:
+            assert frame["after"] == self.offset, f"at {self.offset}: {frame}"
+            assert frame["upto"] > frame["after"]
+            assert self.end is None, f"after the end: {frame}"
+            self.frames.append(frame)
+            self.offset = frame["upto"]
+            if kind == "delta_text":
+                self.text += frame["text"]
+            elif kind == "stream_end":
+                self.end = frame
+        elif kind == "subscribed":
+            self.offset = frame["offset"]
+
+
+@asynccontextmanager
+async def serving(store: MemoryStore | None = None, **given: Any) -> AsyncIterator[Gateway]:
+    store = store or MemoryStore()
+    hand = Hand()
+    settings: Settings = settings_of(**{"goaway_spread_ms": 0, "drain_s": 0.0} | given)
+    node = Node(settings, store, Registry({"hand": lambda: hand, "scripted": Scripted}))
+    await node.start()
+    connections = Connections()
+    config = uvicorn.Config(
+        create_app(node, connections),
+        ws=DirectProtocol,
+        ws_max_size=settings.frame_bytes,
+        ws_ping_interval=settings.ping_interval_s,
+        ws_ping_timeout=settings.ping_timeout_s,
+        ws_per_message_deflate=False,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=1,
+    )
+    server = Server(config, node, connections)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        running = asyncio.create_task(server.serve([listener]))
+        try:
+            yield Gateway(node, store, hand, listener.getsockname()[1], server)
+        finally:
+            server.should_exit = True
+            await running
+            await node.stop()
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[Gateway]:
+    async with serving() as gateway:
+        yield gateway
