@@ -69,7 +69,7 @@ async def client_of(
     url: str, subprotocol: str | None = None, *, hello: bool = True, **kept: Any
 ) -> AsyncIterator[Client]:
     offered = [Subprotocol(subprotocol)] if subprotocol else None
-    kept = {"max_size": None, "compression": None, "close_timeout": 2, "ping_interval": None} | kept
+    kept = {"max_size": None, "compression": None, "close_timeout": 0.1, "ping_interval": None} | kept
     async with connect(url, subprotocols=offered, **kept) as socket:
         client = Client(socket, subprotocol)
         if hello:

@@ -1,0 +1,95 @@
+"""What is served beside the WebSocket: the page, health, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.gateway.conftest import Gateway
+
+from everstream.gateway.app import CONTENT_SECURITY_POLICY, web_folder
+from everstream.gateway.metrics import COUNTERS, ENDED, GAUGES
+
+
+async def get(gateway: Gateway, path: str) -> tuple[int, dict[str, str], bytes]:
+    def fetch() -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(fetch)
+
+
+async def test_the_page_is_served_and_may_load_nothing_from_elsewhere(gateway: Gateway) -> None:
+    status, headers, body = await get(gateway, "/")
+    assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert b"<html" in body
+    assert headers["content-security-policy"] == CONTENT_SECURITY_POLICY
+    assert "frame-ancestors 'none'" in CONTENT_SECURITY_POLICY
+    assert (headers["x-content-type-options"], headers["cache-control"]) == ("nosniff", "no-cache")
+
+
+async def test_every_file_of_the_page_is_served_with_a_type_that_browsers_take(gateway: Gateway) -> None:
+    types = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
+    files = [path for path in web_folder().rglob("*") if path.is_file() and path.suffix in types]
+    assert files
+    for path in files:
+        status, headers, body = await get(gateway, f"/assets/{path.relative_to(web_folder()).as_posix()}")
+        assert (status, body) == (200, path.read_bytes())
+        assert headers["content-type"].split(";")[0] == types[path.suffix]
+        assert headers["content-security-policy"] == CONTENT_SECURITY_POLICY
+
+
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/assets/nothing.js", "/assets/../app.py", "/assets/%2e%2e/%2e%2e/README.md"]
+)
+async def test_what_is_not_there_is_not_found_and_nothing_outside_is_shown(gateway: Gateway, path: str) -> None:
+    status, headers, _ = await get(gateway, path)
+    assert status == 404
+    assert headers["content-security-policy"] == CONTENT_SECURITY_POLICY
+
+
+async def test_health_is_alive_and_readiness_follows_the_store(gateway: Gateway) -> None:
+    assert (await get(gateway, "/healthz"))[0] == 200
+    assert (await get(gateway, "/readyz"))[0] == 200
+    gateway.store.available = False
+    status, _, body = await get(gateway, "/readyz")
+    assert (status, json.loads(body)["code"]) == (503, "store.unavailable")
+    assert (await get(gateway, "/healthz"))[0] == 200
+    gateway.store.available = True
+    assert (await get(gateway, "/readyz"))[0] == 200
+
+
+async def test_a_draining_server_is_not_ready(gateway: Gateway) -> None:
+    gateway.node.draining = True
+    status, _, body = await get(gateway, "/readyz")
+    assert (status, json.loads(body)["code"]) == (503, "node.draining")
+    async with gateway.client() as client:
+        assert (await client.next())["type"] == "goaway"
+        reply = await client.ask("generate", model="scripted/count", messages=[{"role": "user", "content": "x"}])
+        assert (reply["code"], reply["retryable"]) == ("node.draining", True)
+
+
+async def test_metrics_are_what_happened_and_every_one_has_a_text(gateway: Gateway) -> None:
+    async with gateway.client() as client:
+        for n in range(3):
+            await client.ended(await client.generate(params={"tokens": 10, "rate": 0, **({"fail_at": 3} if n else {})}))
+        status, headers, body = await get(gateway, "/metrics")
+    assert status == 200
+    assert headers["content-type"].startswith("text/plain")
+    families = {family.name: family for family in text_string_to_metric_families(body.decode())}
+    assert families.keys() >= {*(name for name, *_ in COUNTERS), ENDED[0], *(name for name, _ in GAUGES)}
+    assert all(family.documentation for family in families.values())
+    values = {(s.name, *s.labels.values()): s.value for family in families.values() for s in family.samples}
+    assert values["everstream_streams_started_total",] == 3
+    assert values["everstream_streams_ended_total", "complete"] == 1
+    assert values["everstream_streams_ended_total", "failed"] == 2
+    assert values["everstream_connections_open",] == 1
+    assert values["everstream_entries_committed_total",] >= 3 * 5

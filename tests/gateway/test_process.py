@@ -1,0 +1,99 @@
+"""The server as a process: signals, exit codes, and a store that is killed under it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.gateway.conftest import client_of, count_text
+from tests.server import HOST, ROOT, ServerProcess, clean_environment, free_port
+
+from everstream.store import embedded
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
+    args = ("--goaway-spread-ms", "300", "--drain-s", "1")
+    server = ServerProcess(tmp_path / "data", args=args)
+    try:
+        await asyncio.to_thread(server.start)
+        yield server
+    finally:
+        await asyncio.to_thread(server.close)
+        assert "Exception in ASGI" not in server.log_text()
+        assert "Traceback" not in server.log_text()
+
+
+async def test_a_terminated_server_says_goodbye_and_leaves_with_zero(server: ServerProcess) -> None:
+    async with client_of(server.ws_url) as client:
+        stream = await client.generate(params={"tokens": 10_000, "rate": 100})
+        await client.until(lambda frame: frame["type"] == "delta_text")
+        leaving = asyncio.create_task(asyncio.to_thread(server.terminate, within_s=15))
+        goaway = await client.until(lambda frame: frame["type"] == "goaway")
+        assert (goaway["after_ms"], goaway["reason"]) == (300, "draining")
+        status, _ = await asyncio.to_thread(server.get, "/readyz")
+        assert status == 503
+        reply = await client.ask("ping")
+        assert reply["type"] == "pong", "the connection works until its time is over"
+        assert await client.closed() in (1001, 1012, 1006)
+        assert await leaving == 0
+        assert client.streams[stream].end is None, "what was not over goes on elsewhere"
+    with pytest.raises(OSError):
+        await asyncio.to_thread(server.get, "/healthz")
+
+
+async def test_a_terminated_server_with_nothing_to_do_leaves_at_once(server: ServerProcess) -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    assert await asyncio.to_thread(server.terminate, within_s=10) == 0
+    assert loop.time() - began < 3
+
+
+async def test_a_stream_stalls_while_its_store_is_killed_and_goes_on_whole(server: ServerProcess) -> None:
+    async with client_of(server.ws_url) as client:
+        streams = [await client.generate(params={"tokens": 900, "rate": 300}) for _ in range(5)]
+        await client.until(lambda _: all(s in client.streams and client.streams[s].offset > 100 for s in streams))
+        store = (await embedded.status(server.data_dir)).server
+        assert store is not None
+        os.kill(store.pid, signal.SIGKILL)
+        for stream in streams:
+            await client.ended(stream)
+            assert client.streams[stream].text == count_text(900)
+            assert client.streams[stream].snapshots == 0
+        again = (await embedded.status(server.data_dir)).server
+        assert again is not None
+        assert again.pid != store.pid
+
+
+def serve(tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "everstream", "serve", "--data-dir", str(tmp_path / "data"), *args]
+    return subprocess.run(
+        command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_store_that_is_not_there_is_said_so_with_exit_code_3(tmp_path: Path) -> None:
+    done = serve(tmp_path, "--port", str(free_port()), "--store", f"redis://:secret@{HOST}:{free_port()}/0")
+    assert done.returncode == 3
+    assert "store" in done.stderr
+    assert "running" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_said_so_with_exit_code_4(tmp_path: Path) -> None:
+    with socket.create_server((HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        done = serve(tmp_path, "--port", str(port))
+    assert done.returncode == 4
+    assert str(port) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "data" / "store" / "store.sock").exists(), "a store was started for nobody"
+    assert ROOT.is_dir()
