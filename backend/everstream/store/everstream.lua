@@ -72,9 +72,11 @@ local function commit(keys, args)
           verdict = FENCED
         else
           keep = agreement(ours, tail, theirs, base + count)
+          -- Ended and folded under another history, which no commit can take back.
+          if keep < bottom then verdict = FENCED end
         end
       end
-      if verdict == OK and (base > keep or keep < bottom) then
+      if verdict == OK and base > keep then
         verdict, tail = GAP, keep
       end
       if verdict == OK then
@@ -99,7 +101,7 @@ local function commit(keys, args)
           redis.call('EXPIRE', head, ttl_s)
           redis.call('EXPIRE', list, ttl_s)
         end
-        if now[4] then
+        if now[4] and count > 0 then
           redis.call('SPUBLISH', push_to, cmsgpack.pack({stream, epochs, base, {unpack(args, first, first + count - 1)}}))
         end
       end
@@ -151,7 +153,13 @@ local function adopt(keys, args)
   local epochs = table_of(h[1])
   local tail = tonumber(h[4] or 0) + redis.call('LLEN', keys[2])
   local epoch = next_epoch(epochs[#epochs][1], tonumber(args[3]))
-  redis.call('HSET', keys[1], 'e', string.format('%s,%.0f:%d', h[1], epoch, tail), 'n', args[2])
+  -- A reign that begins past the tail has no entry left, and its start would say that older ones reach further.
+  local reigns = {}
+  for _, reign in ipairs(epochs) do
+    if reign[2] <= tail then reigns[#reigns + 1] = string.format('%.0f:%.0f', reign[1], reign[2]) end
+  end
+  reigns[#reigns + 1] = string.format('%.0f:%.0f', epoch, tail)
+  redis.call('HSET', keys[1], 'e', table.concat(reigns, ','), 'n', args[2])
   return read(keys, {'0'})
 end
 

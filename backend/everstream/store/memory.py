@@ -169,7 +169,7 @@ class MemoryStore:
         await self.ping()
         replies = [self.disk.commit(write) for write in writes]
         for write, reply in zip(writes, replies, strict=True):
-            if reply.verdict is Verdict.OK:
+            if reply.verdict is Verdict.OK and write.entries:
                 push = Push(write.stream, write.epochs, write.base, list(write.entries))
                 for node in self.disk.records[write.stream].followers & self.peers.keys():
                     self.peers[node]._on_push(push)
