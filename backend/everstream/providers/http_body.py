@@ -90,7 +90,7 @@ def connection_error(name: str, error: BaseException) -> ProviderError:
 class Body:
     """The bytes of one answer."""
 
-    __slots__ = ("_content", "_next", "_raw", "_response")
+    __slots__ = ("_content", "_next", "_raw", "_response", "read")
 
     def __init__(self, response: Any) -> None:
         self._response = response
@@ -99,10 +99,11 @@ class Body:
         # The official iterator is three generators deep.  Where the reader below is in sight it is asked directly:
         # that takes a fifth off the cost of a read, and a paced token is a read.
         direct = None if self._content is None or self._is_compressed() else getattr(self._content, "readany", None)
-        self._next: Callable[[], Awaitable[bytes]] = direct or response.iter_bytes().__anext__
+        self._next: Callable[[], Awaitable[bytes]] = response.iter_bytes().__anext__
+        # What has arrived; b"" at the end of the body.  Raises one of `read_errors()`.
+        self.read: Callable[[], Awaitable[bytes]] = direct or self._iterate
 
-    async def read(self) -> bytes:
-        """What has arrived; b"" at the end of the body.  Raises one of `read_errors()`."""
+    async def _iterate(self) -> bytes:
         try:
             return await self._next()
         except StopAsyncIteration:

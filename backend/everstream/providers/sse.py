@@ -52,6 +52,13 @@ class JsonEvents(Generic[T]):
         self.done = False
         self.trouble: str | None = None
 
+    @property
+    def at_rest(self) -> bool:
+        """Between two events: nothing half read, nothing wrong, not over."""
+        return not (
+            self._held or self._error_event or self.done or self._broken is not None or self.trouble is not None
+        )
+
     def feed(self, data: bytes) -> list[T]:
         """The events that `data` completes."""
         end = data.rfind(b"\n")

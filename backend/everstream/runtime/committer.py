@@ -1,8 +1,10 @@
 """Group commit: whatever arrived while the last round trip was under way goes in the next.
 
 One call is in flight for each lane of the store, so commits of a stream never overtake each other.  An idle
-committer sends at the end of the turn of the loop in which the first entry arrived: the first token never waits for
-a batch.  A busy one sends more with each call by itself.
+committer sends at the end of the turn of the loop in which the first entry arrived.  A busy one (more than
+`BUSY_STREAMS_PER_S` writes a second) waits a moment for company: until `COMPANY` streams have something to say, or
+`GATHER_S` at most.  A call costs the store and this process several times what one more stream in it costs.  What
+somebody waits for, a first token or an end, is *urgent* and never waits for a batch.
 
 A call of unknown outcome is simply sent again: the base of each write makes it idempotent, and the store's answer
 says where it stands.  While the store is away, logs grow up to a bound; then their relays stop reading.
@@ -26,6 +28,10 @@ from everstream.store.base import Store, Write
 logger = structlog.get_logger(__name__)
 
 STREAMS_PER_COMMIT_MAX = 1024
+BUSY_STREAMS_PER_S = 2_000
+COMPANY = 4
+GATHER_S = 0.001  # the loop's timers are no finer
+PACE_WINDOW_S = 0.05
 RETRY_FIRST_S = 0.02
 RETRY_MAX_S = 0.5
 
@@ -56,6 +62,11 @@ class Committer:
         self._dirty: dict[Feed, None] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
+        self._go = asyncio.Event()  # enough has gathered, or something urgent came
+        self._urgent = False
+        self._busy = False
+        self._window_began = 0.0
+        self._window_writes = 0
         self._task: asyncio.Task[None] | None = None
         self._batch_max = STREAMS_PER_COMMIT_MAX
         self.store_is_away = False
@@ -73,11 +84,18 @@ class Committer:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def dirty(self, feed: Feed) -> None:
-        """The feed's log has entries that the store has not."""
-        self._dirty[feed] = None
-        self._idle.clear()
-        self._wake.set()
+    def dirty(self, feed: Feed, *, urgent: bool = False) -> None:
+        """The feed's log has entries that the store has not.  `urgent`: somebody waits for them."""
+        dirty = self._dirty
+        if not dirty:
+            self._idle.clear()
+            self._wake.set()
+        dirty[feed] = None
+        if urgent:
+            self._urgent = True
+            self._go.set()
+        elif len(dirty) == COMPANY:
+            self._go.set()
 
     async def room(self, feed: Feed, bound_chars: int) -> None:
         """Wait until less than `bound_chars` of the feed is uncommitted: back-pressure for its relay."""
@@ -91,6 +109,8 @@ class Committer:
             await self._wake.wait()
             self._wake.clear()
             while self._dirty:
+                if self._busy and not self._urgent and len(self._dirty) < COMPANY:
+                    await self._gather()
                 try:
                     await self._round_trip()
                     retry_s = RETRY_FIRST_S
@@ -112,8 +132,23 @@ class Committer:
             self._batch_max = STREAMS_PER_COMMIT_MAX
             self._idle.set()
 
+    async def _gather(self) -> None:
+        """Wait for company."""
+        self._go.clear()
+        timer = asyncio.get_running_loop().call_later(GATHER_S, self._go.set)
+        await self._go.wait()
+        timer.cancel()
+
+    def _note_pace(self, writes: int, now: float) -> None:
+        self._window_writes += writes
+        passed_s = now - self._window_began
+        if passed_s >= PACE_WINDOW_S:
+            self._busy = self._window_writes > BUSY_STREAMS_PER_S * passed_s
+            self._window_began, self._window_writes = now, 0
+
     async def _round_trip(self) -> None:
         batch, self._dirty = self._dirty, {}
+        self._urgent = False
         if len(batch) > self._batch_max:
             feeds = list(batch)
             batch = dict.fromkeys(feeds[: self._batch_max])
@@ -132,6 +167,7 @@ class Committer:
             raise
         counters, now = self._counters, self._clock()
         counters.commits += 1
+        self._note_pace(len(sent), now)
         for (feed, write), reply in zip(sent, replies, strict=True):
             log = feed.log
             if log.epochs is not write.epochs:  # the log was replaced while the call was under way

@@ -280,7 +280,7 @@ class Node:
             feed.log.append(_last_words(state, feed.log.phase, meta.request, shown))
             self.counters.streams_ended[fold(feed.log.entries[-1:]).end.reason] += 1  # type: ignore[union-attr]
             self._keeper.ended(feed)
-        self._committer(feed.stream).dirty(feed)
+        self._committer(feed.stream).dirty(feed, urgent=True)
         if how is not None:
             self._relay(feed, meta.request, Summary() if how == "restart" else shown)
 

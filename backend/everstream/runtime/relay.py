@@ -41,7 +41,7 @@ from everstream.core.events import (
     ToolCall,
     Usage,
 )
-from everstream.core.meter import Meter, estimate_tokens, estimated_usage
+from everstream.core.meter import CHARS_PER_TOKEN, Meter, estimated_usage
 from everstream.core.summary import Summary
 from everstream.providers.base import Batch, Progress, Provider, ProviderEvent
 from everstream.runtime.committer import Committer
@@ -104,7 +104,9 @@ class Relay:
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
         self._warnings: list[str] = []
-        self._budget_tokens = self._affordable()
+        tokens = self._affordable()
+        chars_max = settings.stream_bytes  # of which none takes less than a byte
+        self._chars_max = chars_max if tokens is None else min(chars_max, tokens * CHARS_PER_TOKEN)
 
     def _make_meter(self) -> Meter:
         if self._shown is None:
@@ -176,29 +178,34 @@ class Relay:
             async for batch in batches:
                 self._last_at = clock()
                 if batch:
-                    self._take(batch)
-                    committer.dirty(feed)
+                    committer.dirty(feed, urgent=self._take(batch))
                     if self._log.pending_chars >= bound:
                         await committer.room(feed, bound)
                         self._last_at = clock()
 
-    def _take(self, batch: Batch) -> None:
+    def _take(self, batch: Batch) -> bool:
+        """Add a batch to the log.  True where somebody waits for it: it is more than further content."""
         if self._stop is not None:
-            return
-        log = self._log
-        append = log.append
+            return False
+        log, meter = self._log, self._meter
+        rare = False
         for event in batch:
             if log.phase is Phase.STREAMING and isinstance(event, CONTENT):
-                append(event)
-                self._meter.chars += len(event.arguments if type(event) is DeltaToolCall else event.text)  # type: ignore[union-attr]
+                log.append(event)
+                meter.chars += len(event.arguments if type(event) is DeltaToolCall else event.text)  # type: ignore[union-attr]
             else:
                 self._take_rare(event)
-        self._meter.last_at = self._last_at
-        if self._budget_tokens is not None and estimate_tokens(self._meter.chars) >= self._budget_tokens:
-            self._halt(Stop.BUDGET)
-        if self._meter.chars > self._settings.stream_bytes:
+                rare = True
+        meter.last_at = self._last_at
+        if meter.chars >= self._chars_max:
+            self._spend()
+        return rare
+
+    def _spend(self) -> None:
+        """The answer has reached a bound: its budget's, or the largest size of a stream."""
+        if self._meter.chars >= self._settings.stream_bytes:
             self._warnings.append("the answer reached the largest size of a stream")
-            self._halt(Stop.BUDGET)
+        self._halt(Stop.BUDGET)
 
     def _take_rare(self, event: ProviderEvent) -> None:
         """Everything but content in mid-answer."""
@@ -298,7 +305,7 @@ class Relay:
                 warnings=self._warnings,
             )
         )
-        self._committer.dirty(self._feed)
+        self._committer.dirty(self._feed, urgent=True)
         self._counters.streams_ended[reason] += 1
 
     def _reason(self, error: EverstreamError | None) -> EndReason:
