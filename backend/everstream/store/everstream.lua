@@ -42,18 +42,27 @@ local function agreement(ours, our_tail, theirs, their_tail)
   return math.min(our_end, their_end, our_tail, their_tail)
 end
 
--- KEYS of each write: head, list, open set.
--- ARGV: ttl_s, then for each write: stream, push name, epochs, base, ends, leader, meta, count, entries…
+-- What a head's key says: "PREFIX:{pN}:" and the stream's id.
+local function names(head)
+  return string.match(head, '^(.*)h:([^:]*)$')
+end
+
+-- KEYS of each write: head, list.
+-- ARGV: ttl_s, then for each write: epochs, base, flags, leader, count, meta where the flags have an m, entries…
+-- Flags: e, the last of the entries ends the stream; m, the head may have to be made, of this meta.
 -- Reply: for each write verdict, tail, cancelled.
 local function commit(keys, args)
   local replies = {}
   local ttl_s = tonumber(args[1])
   local k, a = 1, 2
   while k <= #keys do
-    local head, list, open = keys[k], keys[k + 1], keys[k + 2]
-    local stream, push_to, epochs, base = args[a], args[a + 1], args[a + 2], tonumber(args[a + 3])
-    local ends, leader, meta, count = args[a + 4], args[a + 5], args[a + 6], tonumber(args[a + 7])
-    local first = a + 8
+    local head, list = keys[k], keys[k + 1]
+    local epochs, base, flags, leader, count = args[a], tonumber(args[a + 1]), args[a + 2], args[a + 3], tonumber(args[a + 4])
+    local first, meta = a + 5, ''
+    if flags == 'm' or flags == 'em' then
+      meta = args[first]
+      first = first + 1
+    end
     local now = redis.call('HMGET', head, 'e', 'b', 'x', 'f')
     local verdict, tail = OK, 0
     if not now[1] and base > 0 then
@@ -64,8 +73,9 @@ local function commit(keys, args)
       local keep = tail
       local newer = now[1] ~= epochs
       if not now[1] then
+        local tagged, stream = names(head)
         redis.call('HSET', head, 'e', epochs, 'b', 0, 'n', leader, 'm', meta)
-        redis.call('SADD', open, stream)
+        redis.call('SADD', tagged .. 'o', stream)
       elseif newer then
         local ours, theirs = table_of(now[1]), table_of(epochs)
         if theirs[#theirs][1] <= ours[#ours][1] then
@@ -85,9 +95,10 @@ local function commit(keys, args)
             if keep == bottom then redis.call('DEL', list) else redis.call('LTRIM', list, 0, keep - bottom - 1) end
             tail = keep
           end
+          local tagged, stream = names(head)
           redis.call('HSET', head, 'e', epochs, 'n', leader)
           redis.call('HDEL', head, 's')
-          redis.call('SADD', open, stream)
+          redis.call('SADD', tagged .. 'o', stream)
           redis.call('PERSIST', head)
           redis.call('PERSIST', list)
         end
@@ -95,21 +106,24 @@ local function commit(keys, args)
         if skip < count then
           tail = bottom + redis.call('RPUSH', list, unpack(args, first + skip, first + count - 1))
         end
-        if ends == '1' then
+        if flags == 'e' or flags == 'em' then
+          local tagged, stream = names(head)
           redis.call('HSET', head, 's', '1')
-          redis.call('SREM', open, stream)
+          redis.call('SREM', tagged .. 'o', stream)
           redis.call('EXPIRE', head, ttl_s)
           redis.call('EXPIRE', list, ttl_s)
         end
         if now[4] and count > 0 then
-          redis.call('SPUBLISH', push_to, cmsgpack.pack({stream, epochs, base, {unpack(args, first, first + count - 1)}}))
+          local tagged, stream = names(head)
+          local push = {stream, epochs, base, {unpack(args, first, first + count - 1)}}
+          redis.call('SPUBLISH', tagged .. 'f:' .. stream, cmsgpack.pack(push))
         end
       end
     end
     replies[#replies + 1] = verdict
     replies[#replies + 1] = tail
     replies[#replies + 1] = now[3] and 1 or 0
-    k, a = k + 3, first + count
+    k, a = k + 2, first + count
   end
   return replies
 end

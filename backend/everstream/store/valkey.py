@@ -43,6 +43,7 @@ _SOURCE = files("everstream.store").joinpath("everstream.lua").read_text("utf-8"
 _VERSION = hashlib.sha256(_SOURCE.encode()).hexdigest()[:8]
 _LIBRARY = _SOURCE.replace("VERSION", _VERSION)
 _VERDICTS = (Verdict.OK, Verdict.FENCED, Verdict.GAP)
+_FLAGS = {(False, False): b"", (True, False): b"e", (False, True): b"m", (True, True): b"em"}  # ends, first
 _OLDEST_SERVER = (7, 0)
 _CONNECTIONS_MAX = 16  # more would not be faster: the server works through one call at a time
 _POOL_WAIT_S = 5.0
@@ -212,19 +213,21 @@ class ValkeyStore:
         keys: list[bytes] = []
         arguments: list[bytes] = [self._stream_ttl]
         for write in writes:
-            head, entries, opened, push_to = self._keys(write.stream)
-            keys += (head, entries, opened)
+            keys += self._keys(write.stream)[:2]
+            entries = write.entries
             arguments += (
-                write.stream.encode(),
-                push_to,
                 pack_epochs(write.epochs),
                 b"%d" % write.base,
-                b"1" if write.ends else b"0",
+                _FLAGS[write.ends, not write.base],
                 write.leader.encode(),
-                write.meta,
-                b"%d" % len(write.entries),
+                b"%d" % len(entries),
             )
-            arguments += [pack_entry(entry) for entry in write.entries]
+            if not write.base:
+                arguments.append(write.meta)
+            if len(entries) == 1:
+                arguments.append(pack_entry(entries[0]))
+            else:
+                arguments += [pack_entry(entry) for entry in entries]
         command = hiredis.pack_command((b"FCALL", _COMMIT, b"%d" % len(keys), *keys, *arguments))  # type: ignore[arg-type]
         reply = await self._exchange(command)
         return [Reply(_VERDICTS[reply[i]], reply[i + 1], reply[i + 2] == 1) for i in range(0, len(reply), 3)]
