@@ -37,6 +37,7 @@ def said(feed: Feed) -> str:
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper, "ORPHAN_SEARCH_S", 0.05)
+    monkeypatch.setattr(keeper, "DISOWNED_S", 0.3)
 
 
 def go_silent(node: Node, store: CountingStore) -> None:

@@ -8,6 +8,9 @@ somebody waits for, a first token or an end, is *urgent* and never waits for a b
 
 A call of unknown outcome is simply sent again: the base of each write makes it idempotent, and the store's answer
 says where it stands.  While the store is away, logs grow up to a bound; then their relays stop reading.
+
+A stream that has nothing to say is *probed* now and then with a commit of no entries: a store that forgot a suffix in
+a failover answers `GAP` and gets it again, an old leader learns that it is fenced, and a cancel mark is heard.
 """
 
 from __future__ import annotations
@@ -60,6 +63,7 @@ class Committer:
         self._counters = counters
         self._clock = clock
         self._dirty: dict[Feed, None] = {}
+        self._probed: set[Feed] = set()  # among the dirty: to be committed even without entries
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._go = asyncio.Event()  # enough has gathered, or something urgent came
@@ -96,6 +100,11 @@ class Committer:
             self._go.set()
         elif len(dirty) == COMPANY:
             self._go.set()
+
+    def probe(self, feed: Feed) -> None:
+        """Ask the store, with the next commit, whether it still holds what it has acknowledged."""
+        self._probed.add(feed)
+        self.dirty(feed)
 
     async def room(self, feed: Feed, bound_chars: int) -> None:
         """Wait until less than `bound_chars` of the feed is uncommitted: back-pressure for its relay."""
@@ -153,8 +162,14 @@ class Committer:
             feeds = list(batch)
             batch = dict.fromkeys(feeds[: self._batch_max])
             self._dirty = dict.fromkeys(feeds[self._batch_max :])
-        sent = [(feed, self._write(feed)) for feed in batch if feed.led and feed.log.dirty]
+        probed = self._probed & batch.keys() if self._probed else self._probed
+        sent = [
+            (feed, self._write(feed))
+            for feed in batch
+            if feed.led and (feed.log.dirty or (feed in probed and not feed.log.fenced))
+        ]
         if not sent:
+            self._probed -= probed
             return
         try:
             replies = await self._store.commit([write for _, write in sent])
@@ -167,7 +182,9 @@ class Committer:
             raise
         counters, now = self._counters, self._clock()
         counters.commits += 1
-        self._note_pace(len(sent), now)
+        if probed:
+            self._probed -= probed
+        self._note_pace(len(sent) - len(probed), now)
         for (feed, write), reply in zip(sent, replies, strict=True):
             log = feed.log
             if log.epochs is not write.epochs:  # the log was replaced while the call was under way
@@ -193,5 +210,5 @@ class Committer:
     def _write(self, feed: Feed) -> Write:
         log = feed.log
         base, entries = log.acked, log.pending()
-        ends = log.closed and base + len(entries) == log.tail
+        ends = log.closed and 0 < len(entries) == log.tail - base
         return Write(feed.stream, log.epochs, base, entries, ends, self._node, b"" if base else feed.meta)

@@ -1,8 +1,11 @@
 """Streams led elsewhere: pushed entries in, gaps filled from the store.
 
 A push is a hint.  It may be lost, come twice, or come late: the log says what it is worth.  Where something is
-missing the store is read; and every few seconds each followed stream is compared with the store, so that even
-the loss of the last push (the stream's end) is noticed.
+missing the store is read; and every few seconds each followed stream that was silent is compared with the store, so
+that even the loss of the last push (the stream's end) is noticed.
+
+After a failover the store may hold less than a followed log.  The leader, who finds that out with its next commit or
+probe, sends the rest again.  Where nobody does in time, the store is believed, and the log read anew.
 """
 
 from __future__ import annotations
@@ -56,20 +59,26 @@ class Follower:
             task.add_done_callback(lambda _: self._healing.pop(feed, None))
 
     async def _heal(self, feed: Feed) -> None:
+        tail = feed.log.tail
         try:
             await self.refresh(feed)
+            if feed.log.tail > tail and not feed.led and not feed.log.ended:
+                await self._store.follow(feed.stream)  # a push was lost: the store may have forgotten that we follow
         except EverstreamError as error:
             logger.warning("a followed stream could not be read", stream=feed.stream, error=error.message)
 
     async def refresh(self, feed: Feed) -> None:
         """Bring a followed feed up to the store.  Raises EverstreamError `store.unavailable`."""
+        known = (feed.log.epoch, feed.log.tail)  # before the read: what is pushed meanwhile is not missing in it
         state = await self._store.read(feed.stream, feed.log.tail)
-        if state is None or feed.led:
+        if feed.led:
             return
-        if self._offer(feed, state) is Offer.FORKED:
+        behind = state is None or _place_of(state) < known
+        believed = feed.long_behind(behind, self._clock())
+        if believed or (state is not None and self._offer(feed, state) is Offer.FORKED):
             whole = await self._store.read(feed.stream)
             if whole is not None and not feed.led:
-                feed.replace(log_of(whole), self._clock())
+                feed.replace(log_of(whole), self._clock(), believed=believed and _place_of(whole) < known)
 
     def _offer(self, feed: Feed, state: State) -> Offer:
         if state.after > feed.log.tail:  # folded since
@@ -82,6 +91,12 @@ class Follower:
     async def _check(self) -> None:
         while True:
             await asyncio.sleep(CHECK_S)
+            now = self._clock()
             for feed in self._hub:
-                if not feed.led and not feed.log.ended:
+                watched = feed.has_readers or not feed.log.ended
+                if watched and not feed.led and now - feed.checked_at >= CHECK_S:
                     self.heal(feed)
+
+
+def _place_of(state: State) -> tuple[int, int]:
+    return state.head.epochs[-1][0], state.head.tail

@@ -4,6 +4,10 @@ A `Feed` is a log together with its readers' cursors and the frames made for the
 all readers that stand at the same offset and speak the same encoding.  When `committed` moves, every reader is
 woken: it takes what is new in its own time, by its cursor.  Nothing is queued for anybody.
 
+A reader may be *ahead*: it saw on another node, or before the store failed over, what this log does not hold yet.
+It is kept waiting, without a cursor, until the log has caught up with it; after `CATCH_UP_S` the store is believed,
+and it gets a snapshot.
+
 The hub finds a feed by its stream: in memory, or by reading the store.  Ended feeds linger for a while, because
 readers come back, and leave the memory when nobody reads them.
 """
@@ -11,6 +15,7 @@ readers come back, and leave the memory when nobody reads them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -21,6 +26,8 @@ from everstream.store.base import State, Store
 
 FRAME_CHARS_MAX = 128 * 1024  # of text in one run: a reader far behind gets several frames
 FRAMES_CACHED_MAX = 64  # a feed; readers in step need one
+ASK_AGAIN_S = 0.5
+CATCH_UP_S = 3.0  # for a leader to notice that the store forgot something (it probes every 2 s), and to send it again
 
 
 class Encoder(Protocol):
@@ -52,7 +59,22 @@ class Generation(Protocol):
 class Feed:
     """One stream on this node."""
 
-    __slots__ = ("_ended", "_frames", "cursors", "ended_at", "led", "log", "meta", "relay", "room", "stream")
+    __slots__ = (
+        "_believing",
+        "_frames",
+        "_moved",
+        "ahead",
+        "behind_since",
+        "checked_at",
+        "cursors",
+        "ended_at",
+        "led",
+        "log",
+        "meta",
+        "relay",
+        "room",
+        "stream",
+    )
 
     def __init__(self, log: Log, meta: bytes) -> None:
         self.stream = log.stream
@@ -61,15 +83,20 @@ class Feed:
         self.led = False
         self.relay: Generation | None = None
         self.cursors: dict[Reader, Cursor] = {}
+        self.ahead: dict[Reader, Position] = {}  # readers that know more than the log: they wait
         self.room: asyncio.Event | None = None  # set while somebody waits for the commit to catch up
         self.ended_at: float | None = None  # loop time
+        self.checked_at = 0.0  # loop time at which the store was last known to hold what we do, or was asked
+        self.behind_since: float | None = None  # loop time since when the store holds less than this followed log
         self._frames: dict[tuple[int, Encoder], tuple[list[bytes], int]] = {}
-        self._ended: asyncio.Event | None = None
+        self._moved: asyncio.Event | None = None
+        self._believing: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------ readers
 
     def attach(self, reader: Reader, seen: Position) -> Cursor:
         """Read on from `seen`; a reader that reads already begins anew from there."""
+        self.ahead.pop(reader, None)
         cursor = self.cursors[reader] = Cursor.at(self.log, seen)
         if cursor.lost or cursor.lag(self.log):
             reader.wake(self)
@@ -77,6 +104,11 @@ class Feed:
 
     def detach(self, reader: Reader) -> None:
         self.cursors.pop(reader, None)
+        self.ahead.pop(reader, None)
+
+    @property
+    def has_readers(self) -> bool:
+        return bool(self.cursors or self.ahead)
 
     def take(self, cursor: Cursor, encoder: Encoder) -> list[bytes]:
         """The frames after the cursor, which moves with them; at most about FRAME_CHARS_MAX of text."""
@@ -96,28 +128,91 @@ class Feed:
     def advanced(self, now: float) -> None:
         """`committed` moved: wake every reader."""
         self._frames.clear()
+        self.checked_at = now
         for reader in self.cursors:
             reader.wake(self)
         if self.log.ended:
             self.ended_at = now
-            if self._ended is not None:
-                self._ended.set()
+        if self._moved is not None:
+            self._moved.set()
+        if self.ahead:
+            self._place_ahead()
 
-    def replace(self, log: Log, now: float) -> None:
-        """Another history took this one's place; readers whose place is not in it get a snapshot."""
+    def replace(self, log: Log, now: float, *, believed: bool = False) -> None:
+        """Another history took this one's place; readers whose place is not in it get a snapshot.
+
+        Readers that are merely ahead of it wait for the rest, unless the store is `believed` to have no more.
+        """
         before, self.log = self.log, log
-        for reader, cursor in self.cursors.items():
-            if not cursor.lost:
-                self.cursors[reader] = Cursor.at(log, before.position(cursor.offset))
+        self.behind_since = None
+        for reader, cursor in list(self.cursors.items()):
+            if cursor.lost:
+                continue
+            seen = before.position(cursor.offset)
+            if log.knows_less_than(seen) and not believed:
+                del self.cursors[reader]
+                self.ahead[reader] = seen
+            else:
+                self.cursors[reader] = Cursor.at(log, seen)
+        if self.ahead and self._believing is None:
+            self._believing = asyncio.get_running_loop().call_later(CATCH_UP_S, self._believe)
         self.advanced(now)
+        if believed:
+            self._believe()
+
+    def close(self) -> None:
+        """Forget who waits."""
+        if self._believing is not None:
+            self._believing.cancel()
+
+    def _place_ahead(self) -> None:
+        """Readers with which the log has caught up, or whose history it has left, read on."""
+        for reader, seen in list(self.ahead.items()):
+            if not self.log.knows_less_than(seen):
+                self.attach(reader, seen)
+
+    def _believe(self) -> None:
+        """Nobody has sent what these readers know: it is lost, and a snapshot says so."""
+        self._believing = None
+        for reader, seen in list(self.ahead.items()):
+            self.attach(reader, seen)
+
+    async def catch_up(self, seen: Position, ask: Callable[[], None]) -> None:
+        """Wait until the log is no longer behind a reader at `seen`, for at most CATCH_UP_S.
+
+        `ask` is called where nothing moves, every ASK_AGAIN_S.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CATCH_UP_S):
+                while self.log.knows_less_than(seen) and not self._wrote_less_than(seen):
+                    try:
+                        async with asyncio.timeout(ASK_AGAIN_S):
+                            await self._move()
+                    except TimeoutError:
+                        ask()
+
+    def _wrote_less_than(self, seen: Position) -> bool:
+        """Whether `seen` lies beyond all that was ever written in our own reign: waiting cannot help."""
+        return self.led and seen.epoch == self.log.epoch and seen.offset > self.log.tail
+
+    def long_behind(self, behind: bool, now: float) -> bool:
+        """Note whether the store holds less than this followed log.  True once it has for longer than CATCH_UP_S."""
+        if not behind:
+            self.behind_since = None
+        elif self.behind_since is None:
+            self.behind_since = now
+        return self.behind_since is not None and now - self.behind_since > CATCH_UP_S
+
+    async def _move(self) -> None:
+        """Wait until the log moves."""
+        if self._moved is None or self._moved.is_set():
+            self._moved = asyncio.Event()
+        await self._moved.wait()
 
     async def wait_ended(self) -> int:
         """The offset of `stream_end`, once readers may see it."""
         while not self.log.ended:
-            if self._ended is None:
-                self._ended = asyncio.Event()
-            await self._ended.wait()
-            self._ended = None
+            await self._move()
         return self.log.tail
 
 
@@ -145,6 +240,7 @@ class Hub:
         feed = self._feeds.get(log.stream)
         if feed is None:
             feed = self._feeds[log.stream] = Feed(log, meta)
+            feed.checked_at = self._clock()
         else:
             feed.replace(log, self._clock())
             feed.meta = meta
@@ -184,7 +280,7 @@ class Hub:
     def sweep(self) -> list[str]:
         """Forget ended feeds that nobody reads, the oldest first where there are too many; returns their streams."""
         now = self._clock()
-        idle = [feed for feed in self._feeds.values() if not feed.cursors and feed.relay is None]
+        idle = [feed for feed in self._feeds.values() if not feed.has_readers and feed.relay is None]
         gone = [feed for feed in idle if feed.ended_at is not None and now - feed.ended_at >= self._linger_s]
         surplus = len(self._feeds) - len(gone) - self._feeds_max
         if surplus > 0:
@@ -198,6 +294,8 @@ class Hub:
         for task in list(self._loading.values()):
             task.cancel()
         await asyncio.gather(*self._loading.values(), return_exceptions=True)
+        for feed in self._feeds.values():
+            feed.close()
         self._feeds.clear()
 
 

@@ -4,7 +4,11 @@ The node's lease is renewed three times in its life.  When the set of living nod
 case the change went unnoticed, each open stream whose leader is not alive is adopted by the node that rendezvous
 hashing names.  Adoption begins a new epoch, so that it does no harm if the leader was only asleep.
 
-It also forgets ended streams in memory and folds them in the store.
+The store may also name this node where it leads nothing: the reply to an adoption was lost, or a failover forgot that
+another took over.  That other one probes, and so gets a while to say so; then this node adopts the stream itself.
+
+It has streams probed that the store has not confirmed for a while, forgets ended streams in memory, and folds them in
+the store.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import islice
 
 import structlog
 
@@ -24,15 +29,26 @@ from everstream.store.base import State, Store
 logger = structlog.get_logger(__name__)
 
 ORPHAN_SEARCH_S = 5.0
+PROBE_S = 2.0  # without a commit: then the store is asked whether it still holds a stream that is led here
+PROBES_PER_ROUND = 1024  # a round every `lease_renew_ms`; what is left is due in the next one
+DISOWNED_S = 4.0  # longer than a probe and a commit's retry take
 TO_FOLD_MAX = 100_000
 FOLDS_PER_ROUND = 100
 
 Adopt = Callable[[State], None]
+Probe = Callable[[Feed], None]
 
 
 class Keeper:
     def __init__(
-        self, store: Store, hub: Hub, node: str, settings: Settings, clock: Callable[[], float], adopt: Adopt
+        self,
+        store: Store,
+        hub: Hub,
+        node: str,
+        settings: Settings,
+        clock: Callable[[], float],
+        adopt: Adopt,
+        probe: Probe,
     ) -> None:
         self._store = store
         self._hub = hub
@@ -40,6 +56,8 @@ class Keeper:
         self._settings = settings
         self._clock = clock
         self._adopt = adopt
+        self._probe = probe
+        self._disowned: dict[str, float] = {}  # open streams said to be ours that are not, and since when
         self._alive: set[str] = set()
         self._searched_at = float("-inf")
         self._to_fold: deque[tuple[float, str, int]] = deque(maxlen=TO_FOLD_MAX)
@@ -66,7 +84,7 @@ class Keeper:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_renew_ms / 1000)
-            for step in (self._keep_lease, self._forget, self._fold):
+            for step in (self._keep_lease, self._probe_silent, self._forget, self._fold):
                 await self._try(step)
 
     async def _try(self, step: Callable[[], Awaitable[None]]) -> None:
@@ -86,14 +104,13 @@ class Keeper:
             await self._adopt_orphans(alive)
 
     async def _adopt_orphans(self, alive: set[str]) -> None:
+        before, self._disowned = self._disowned, {}
         for stream, leader in await self._store.open_streams():
-            if leader == self._node:
-                if self._at_work(stream):
-                    continue
-            elif leader in alive:
-                continue
             try:
-                if owner_of(partition_of(stream), alive | {self._node}) != self._node:
+                if leader == self._node:
+                    if not self._long_disowned(stream, before):
+                        continue
+                elif leader in alive or owner_of(partition_of(stream), alive | {self._node}) != self._node:
                     continue
                 state = await self._store.adopt(stream, leader)
                 if state is not None:
@@ -103,10 +120,26 @@ class Keeper:
             except Exception:  # it may be of another version; the others need not wait for that
                 logger.exception("a stream could not be adopted", stream=stream)
 
+    def _long_disowned(self, stream: str, before: dict[str, float]) -> bool:
+        """Whether the store has called us the leader for long of what we do not lead."""
+        if self._at_work(stream):
+            return False
+        now = self._clock()
+        since = self._disowned[stream] = before.get(stream, now)
+        return now - since >= DISOWNED_S
+
     def _at_work(self, stream: str) -> bool:
         """Whether a stream that the store says is led here really is, or is just being made."""
         feed = self._hub.get(stream)
         return (feed is not None and feed.led) or stream in self._hub.being_made
+
+    async def _probe_silent(self) -> None:
+        """Ask about streams of ours, ended ones included, of which the store has said nothing for a while."""
+        now = self._clock()
+        silent = (feed for feed in self._hub if feed.led and now - feed.checked_at >= PROBE_S)
+        for feed in islice(silent, PROBES_PER_ROUND):
+            feed.checked_at = now
+            self._probe(feed)
 
     async def _forget(self) -> None:
         for stream in self._hub.sweep():

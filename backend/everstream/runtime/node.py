@@ -9,6 +9,7 @@ What is left open at a stop is not lost: whoever holds the lease next adopts it 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Coroutine
 from hashlib import blake2b
@@ -38,6 +39,7 @@ logger = structlog.get_logger(__name__)
 
 ATTEMPTS_MAX = 20  # provider calls of one stream, over all its leaders
 FENCE_WAIT_S = 10.0  # for `stream_end` to be stored after a cancel
+CANCEL_AGAIN_S = 1.0
 LAST_COMMITS_S = 2.0
 _CANCEL = b"cancel "
 
@@ -66,7 +68,7 @@ class Node:
         self._committers: dict[int, Committer] = {}
         self.hub = Hub(store, self._clock, linger_s=settings.linger_s, feeds_max=settings.streams_in_memory)
         self._follower = Follower(store, self.hub, self._clock)
-        self._keeper = Keeper(store, self.hub, self.id, settings, self._clock, self._carry_on)
+        self._keeper = Keeper(store, self.hub, self.id, settings, self._clock, self._carry_on, self._probe)
 
     # ------------------------------------------------------------------ life
 
@@ -154,33 +156,49 @@ class Node:
         return feed
 
     async def find_for(self, stream: str, seen: Position) -> Feed:
-        """The feed for a reader at `seen`.  If the reader knows more than this node, the store is asked first."""
+        """The feed for a reader at `seen`.
+
+        If the reader knows more than this node, the store is asked.  If that knows no more, it may have lost what the
+        leader still holds, or our own commit is under way: the reader waits for that a while.
+        """
         feed = await self.find(stream)
-        if feed.log.knows_less_than(seen):
-            if feed.led and seen.epoch > feed.log.epoch:
-                state = await self._store.read(stream)
-                if state is not None and state.head.epochs[-1][0] > feed.log.epoch:
-                    await self._step_down(feed)
-            elif not feed.led:
-                await self._follower.refresh(feed)
-        return feed
+        if not feed.log.knows_less_than(seen):
+            return feed
+        if feed.led and seen.epoch > feed.log.epoch:
+            state = await self._store.read(stream)
+            if state is not None and state.head.epochs[-1][0] > feed.log.epoch:
+                await self._step_down(feed)
+        elif not feed.led:
+            await self._follower.refresh(feed)
+        await feed.catch_up(seen, lambda: self._follower.heal(feed))
+        return await self.find(stream)  # nobody read it meanwhile: it may have left the memory
 
     async def cancel(self, stream: str) -> int:
         """Stop a stream, wherever it is led; the offset of its `stream_end`, after which nothing comes."""
         feed = await self.find(stream)
-        if not feed.log.ended:
-            if feed.led:
-                if feed.relay is not None:
-                    feed.relay.cancel()
-            else:
-                head = await self._store.mark_cancelled(stream)
-                if head is not None and not head.ended:
-                    await self._store.send(head.leader, _CANCEL + stream.encode())
-        try:
-            async with asyncio.timeout(FENCE_WAIT_S):
-                return await feed.wait_ended()
-        except TimeoutError as error:
-            raise EverstreamError("store.unavailable", "the stream stops; its end is not stored yet") from error
+        await self._ask_to_stop(feed)
+        deadline = self._clock() + FENCE_WAIT_S
+        while (left_s := deadline - self._clock()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left_s, CANCEL_AGAIN_S)):
+                    return await feed.wait_ended()
+            # The leader may have gone, or the store failed over and forgot the mark.
+            with contextlib.suppress(EverstreamError):
+                feed = await self.find(stream)
+                await self._ask_to_stop(feed)
+        raise EverstreamError("store.unavailable", "the stream stops; its end is not stored yet")
+
+    async def _ask_to_stop(self, feed: Feed) -> None:
+        """Cancel a stream here, or leave word where it is led.  Safe to repeat."""
+        if feed.log.ended:
+            return
+        if feed.led:
+            if feed.relay is not None:
+                feed.relay.cancel()
+            return
+        head = await self._store.mark_cancelled(feed.stream)
+        if head is not None and not head.ended:
+            await self._store.send(head.leader, _CANCEL + feed.stream.encode())
 
     # ------------------------------------------------------------------ what the store says
 
@@ -208,6 +226,9 @@ class Node:
         state = await self._store.read(feed.stream)
         if state is not None and not feed.led:
             feed.replace(log_of(state), self._clock())
+
+    def _probe(self, feed: Feed) -> None:
+        self._committer(feed.stream).probe(feed)
 
     # ------------------------------------------------------------------ generations
 

@@ -61,7 +61,7 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     """One stream's share of a commit: `entries` follow the offset `base`.
 
     `meta` travels with writes from offset 0, so that a store that lost the head too can make it again.
-    Without entries it is a probe: it changes nothing, and the reply says whether the store still holds all up to `base`.
+    Without entries it is a probe: it changes nothing, and the reply says whether the store holds all up to `base`.
     """
 
     stream: str
