@@ -315,6 +315,8 @@ class Client:
         if kind == "accepted" and isinstance(name, str):
             stream = self._accept(name, frame, call)
         elif kind in ("subscribed", "snapshot") and stream is not None:
+            if command != self._asked_again(stream, command):
+                return
             self._settle(stream, frame)
         elif call is not None:
             call.finish(frame)
@@ -339,6 +341,11 @@ class Client:
                 self._subscribe_again(stream)
         call.finish({**frame, "opened": stream})
         return stream
+
+    def _asked_again(self, stream: Stream, otherwise: object) -> object:
+        """The id of the newest subscription that was made again: what comes before its reply is not meant for us."""
+        again = [call_id for call_id, call in self._calls.items() if call.about is stream and call.done is None]
+        return max(again, default=otherwise)
 
     def _settle(self, stream: Stream, reply: Frame) -> None:
         """Every subscription to `stream` that waited has its answer: replies to `hello` name no command."""

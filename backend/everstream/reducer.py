@@ -8,8 +8,9 @@ says which: the range `(after, upto]`.  At offset n there are four cases, and no
     otherwise       a hole (or a frame cut across our place, which no server should send): subscribe again from n
     snapshot        stands for all entries up to `upto`: it replaces what we hold
 
-A hole is asked about once: further holes are ignored until the server has answered (`subscribed` or `snapshot`).
-Nothing is kept of frames beyond a hole, since the server sends them again.
+A hole is asked about once.  Until the server has answered (`subscribed` or `snapshot`), entries are ignored, even one
+that would fit: it was sent before the server knew where we stand.  Nothing is lost by it, since the server sends
+everything after our position again.
 
 An epoch only grows, so an old reply that is read late (`accepted` is repeated with the same `request_id`) does not
 take it back.  The cases in `tests/conformance/cases.json` hold these rules for clients in any language.
@@ -171,20 +172,14 @@ class StreamState:
         after, upto = _offset(frame.get("after")), _offset(frame.get("upto"))
         if after is None or upto is None or after >= upto:
             return Verdict.IGNORED
-        if upto <= self.offset or self.end is not None:
+        if self._waiting or upto <= self.offset or self.end is not None:
             return Verdict.IGNORED
         if after != self.offset:
-            return self._hole()
+            self._waiting = True
+            return Verdict.HOLE
         self.offset = upto
-        self._waiting = False
         self._enter(kind, frame)
         return Verdict.APPLIED
-
-    def _hole(self) -> Verdict:
-        if self._waiting:
-            return Verdict.IGNORED
-        self._waiting = True
-        return Verdict.HOLE
 
     def _enter(self, kind: Any, frame: Frame) -> None:
         """Entries of a kind that is not known count, and say nothing."""

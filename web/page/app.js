@@ -36,6 +36,7 @@ class Page {
   #turns = load(sessionStorage);
   #views = [];
   #meter = new Meter();
+  #asked = null; // the newest subscribe without an answer
   #drawing = false;
   #ticking = 0;
   #savedAt = 0;
@@ -233,9 +234,15 @@ class Page {
     const stream = this.#running?.stream;
     if (!stream) return;
     stream.waiting = true;
+    const asked = (this.#asked = { stream: stream.id }); // answers to older questions do not count
     try {
-      this.#onFrame(await this.wire.request({ type: "subscribe", ...position(stream) }));
+      const answer = await this.wire.request({ type: "subscribe", ...position(stream) });
+      if (this.#asked !== asked) return;
+      this.#asked = null;
+      this.#onFrame(answer);
     } catch (error) {
+      if (this.#asked !== asked) return;
+      this.#asked = null;
       if (error.code !== "connection.lost") this.#streamFailed(error);
     }
   }
@@ -251,6 +258,7 @@ class Page {
       return;
     }
     if (stream === null || frame.stream !== stream.id) return;
+    if (this.#asked?.stream === stream.id) return; // the answer says where to go on
     if (frame.type === "subscribed" || frame.type === "snapshot") this.#meter.catchUp(frame.tail ?? frame.upto);
     if (apply(stream, frame) === Verdict.HOLE) this.#subscribe();
     this.#meter.note(performance.now(), stream.pieces, stream.offset);

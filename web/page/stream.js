@@ -9,7 +9,10 @@
 //   upto <= n, or ended   IGNORED    seen before
 //   snapshot              REPLACED   it stands for all entries up to `upto`
 //   subscribed, accepted  NOTED      the epoch may grow, never shrink: an old reply may be read late
-//   anything else         HOLE       subscribe again from the position; said once, until the server has answered
+//   anything else         HOLE       subscribe again from the position
+//
+// After a hole, entries are ignored until the answer (subscribed, snapshot) has come, even one that would fit: it was
+// sent before the server knew where we stand, and whatever follows our position comes again.
 //
 // `revision` goes up whenever what was shown before is replaced (a snapshot, a seam that starts over): a view that
 // appends compares it and begins anew.
@@ -66,14 +69,12 @@ export function apply(stream, frame) {
     return Verdict.REPLACED;
   }
   if (!isOffset(frame.after) || frame.after >= frame.upto) return Verdict.IGNORED;
-  if (stream.end !== null || frame.upto <= stream.offset) return Verdict.IGNORED;
+  if (stream.waiting || stream.end !== null || frame.upto <= stream.offset) return Verdict.IGNORED;
   if (frame.after !== stream.offset) {
-    if (stream.waiting) return Verdict.IGNORED;
     stream.waiting = true;
     return Verdict.HOLE;
   }
   stream.offset = frame.upto;
-  stream.waiting = false;
   if (CONTENT.has(frame.type)) stream.pieces += frame.upto - frame.after;
   if (Object.hasOwn(ENTRIES, frame.type)) ENTRIES[frame.type](stream, frame); // an unknown entry still has its place
   return Verdict.APPLIED;
