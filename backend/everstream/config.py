@@ -117,6 +117,9 @@ class Settings(BaseSettings):
         description="What every key in the store begins with, so that several installations can share one.",
     )
     insecure: bool = Field(default=False, description="Serve other machines although nobody has to say who they are.")
+    allowed_origins: str = Field(
+        default="", description="Other sites whose pages may connect, as https://host:port, with commas; * lets all."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severe message that is logged."
     )
@@ -393,6 +396,4 @@ def _offending(name: str, values: Mapping[str, Any]) -> str:
 
 
 def _shown(value: object) -> str:
-    if value is None:
-        return "unset"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return "unset" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -70,7 +70,7 @@ def test_every_setting_can_be_given_in_all_three_places(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     value = getattr(Settings(), name)
-    text = "given" if value is None else str(value)
+    text = "given" if value in (None, "") else str(value)
     quoted = f'"{text}"' if value is None or isinstance(value, str | Path) else text.lower()
     assert load({name: text}).origins[name].place == flag_of(name)
     (tmp_path / "everstream.toml").write_text(f"{name} = {quoted}\n")

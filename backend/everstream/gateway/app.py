@@ -8,9 +8,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import structlog
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -26,6 +29,9 @@ from everstream.gateway.metrics import exposition
 from everstream.gateway.websocket import Connection, Connections
 from everstream.runtime.node import Node
 
+logger = structlog.get_logger(__name__)
+
+ORIGIN_CHARS_MAX = 200
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
@@ -66,10 +72,27 @@ class SafeHeaders:
         await self._app(scope, receive, send_with_headers)
 
 
+def may_connect(origin: str | None, host: str | None, allowed: Collection[str]) -> bool:
+    """Whether a page of `origin` may open a WebSocket here: our own pages, and those that the settings name.
+
+    Browsers let any page connect anywhere and say where the page came from (RFC 6455 section 10.2); without this
+    check any site could spend the keys of a server on its visitor's machine.  What is no browser sends no origin.
+    """
+    if origin is None or origin in allowed or "*" in allowed:
+        return True
+    return bool(host) and urlsplit(origin).netloc.lower() == str(host).lower()
+
+
 def create_app(node: Node, connections: Connections) -> Starlette:
     """The application around a node that is running."""
 
+    allowed_origins = frozenset(part.strip() for part in node.settings.allowed_origins.split(",") if part.strip())
+
     async def websocket(websocket: WebSocket) -> None:
+        if not may_connect(websocket.headers.get("origin"), websocket.headers.get("host"), allowed_origins):
+            logger.warning("a page of another site was refused", origin=websocket.headers["origin"][:ORIGIN_CHARS_MAX])
+            await websocket.send_denial_response(PlainTextResponse("this origin may not connect\n", status_code=403))
+            return
         offered = websocket.scope["subprotocols"]
         chosen = next((name for name in offered if name in SUBPROTOCOLS), None)
         if offered and chosen is None:
