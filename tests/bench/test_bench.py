@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from tests.bench import micro, report
 from tests.bench.__main__ import main, turns
 from tests.bench.build import NoCompiler, compiler, program
@@ -108,7 +109,7 @@ def test_a_bench_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None
         parent.kill()
     until = time.monotonic() + 10
     while _is_alive(child) and time.monotonic() < until:
-        time.sleep(0.01)
+        time.sleep(0.01)  # pause: between two looks at a process that ends
     assert not _is_alive(child)
 
 

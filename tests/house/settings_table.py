@@ -1,6 +1,6 @@
 """The table of settings as the document shows it.
 
-    python -m tests.house.settings_table      prints it, to be pasted
+`python -m tests.house.settings_table` prints it, to be pasted.
 """
 
 from __future__ import annotations

@@ -560,7 +560,7 @@ async def test_what_arrived_before_a_reset_is_kept_even_when_nobody_had_read_it_
     async with asyncio.timeout(5):
         while raw is None or raw.content.exception() is None:
             raw = raw or _below(batches)
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # pause: between two looks at what the socket has met
     text = ""
     error: ProviderError | None = None
     try:

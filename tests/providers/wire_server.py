@@ -117,7 +117,7 @@ class WireServer:
         """Wait until `count` requests have arrived."""
         async with asyncio.timeout(WAIT_S):
             while len(self.requests) < count:
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0.001)  # pause: between two looks at what was asked
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -151,7 +151,7 @@ class WireServer:
         for piece in reply.pieces():
             writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
             await writer.drain()
-            await asyncio.sleep(reply.pause_s)
+            await asyncio.sleep(reply.pause_s)  # pause: as slow a provider as the test ordered
         if reply.cut_after is not None:
             if reply.reset:
                 _reset(writer)

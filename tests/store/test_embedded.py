@@ -95,7 +95,7 @@ async def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT_S
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.005)  # pause: between two looks at a condition
 
 
 def alive(pid: int) -> bool:
