@@ -28,6 +28,7 @@ from everstream.core.protocol import ClientProtocol, Command, Id, Refuse, error_
 from everstream.core.wire import Encoding
 from everstream.gateway.auth import ANONYMOUS, Principal, authenticate
 from everstream.gateway.transport import Outlet, outlet_of
+from everstream.runtime.ending import end
 from everstream.runtime.hub import Feed
 from everstream.runtime.idle import IdleClock
 from everstream.runtime.node import Node
@@ -81,9 +82,7 @@ class Connection:
             self._outlet.shut()
             for feed in self._feeds:
                 feed.detach(self)
-            for task in list(self._tasks):
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await end(self._tasks)
 
     async def _receive(self) -> str | bytes | None:
         message = await self._websocket.receive()

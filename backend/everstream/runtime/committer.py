@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from itertools import islice
 from typing import Protocol
 
 import structlog
@@ -25,6 +26,7 @@ import structlog
 from everstream.core.errors import EverstreamError
 from everstream.core.log import Verdict
 from everstream.runtime.counters import Counters
+from everstream.runtime.ending import end
 from everstream.runtime.hub import Feed
 from everstream.store.base import Store, Write
 
@@ -35,6 +37,7 @@ BUSY_STREAMS_PER_S = 2_000
 COMPANY = 4
 GATHER_S = 0.001  # the loop's timers are no finer
 PACE_WINDOW_S = 0.05
+PROBES_PER_CALL = 128  # they must not keep those waiting that have something to say
 RETRY_FIRST_S = 0.02
 RETRY_MAX_S = 0.5
 
@@ -63,7 +66,7 @@ class Committer:
         self._counters = counters
         self._clock = clock
         self._dirty: dict[Feed, None] = {}
-        self._probed: set[Feed] = set()  # among the dirty: to be committed even without entries
+        self._probed: dict[Feed, None] = {}  # to be committed even without entries
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._go = asyncio.Event()  # enough has gathered, or something urgent came
@@ -85,8 +88,7 @@ class Committer:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end([self._task])
 
     def dirty(self, feed: Feed, *, urgent: bool = False) -> None:
         """The feed's log has entries that the store has not.  `urgent`: somebody waits for them."""
@@ -103,8 +105,9 @@ class Committer:
 
     def probe(self, feed: Feed) -> None:
         """Ask the store, with the next commit, whether it still holds what it has acknowledged."""
-        self._probed.add(feed)
-        self.dirty(feed)
+        self._probed[feed] = None
+        self._idle.clear()
+        self._wake.set()
 
     async def room(self, feed: Feed, bound_chars: int) -> None:
         """Wait until less than `bound_chars` of the feed is uncommitted: back-pressure for its relay."""
@@ -117,7 +120,7 @@ class Committer:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._dirty:
+            while self._dirty or self._probed:
                 if self._busy and not self._urgent and len(self._dirty) < COMPANY:
                     await self._gather()
                 try:
@@ -162,28 +165,23 @@ class Committer:
             feeds = list(batch)
             batch = dict.fromkeys(feeds[: self._batch_max])
             self._dirty = dict.fromkeys(feeds[self._batch_max :])
-        probed = self._probed & batch.keys() if self._probed else self._probed
-        sent = [
-            (feed, self._write(feed))
-            for feed in batch
-            if feed.led and (feed.log.dirty or (feed in probed and not feed.log.fenced))
-        ]
+        sent = [(feed, self._write(feed)) for feed in batch if feed.led and feed.log.dirty]
+        probed = self._take_probed() if self._probed and (self._batch_max > 1 or not batch) else []
+        sent += [(feed, self._write(feed)) for feed in probed]
         if not sent:
-            self._probed -= probed
             return
         try:
             replies = await self._store.commit([write for _, write in sent])
         except Exception as error:
             if len(sent) > 1 or isinstance(error, EverstreamError):
                 self._dirty = batch | self._dirty
+                self._probed = dict.fromkeys(probed) | self._probed
             else:
                 sent[0][0].log.fenced = True
                 self._steward.fenced(sent[0][0])
             raise
         counters, now = self._counters, self._clock()
         counters.commits += 1
-        if probed:
-            self._probed -= probed
         self._note_pace(len(sent) - len(probed), now)
         for (feed, write), reply in zip(sent, replies, strict=True):
             log = feed.log
@@ -206,6 +204,13 @@ class Committer:
             if feed.room is not None:
                 feed.room.set()
                 feed.room = None
+
+    def _take_probed(self) -> list[Feed]:
+        """The next streams to be probed, but for those that are committed anyway or are ours no more."""
+        probed = list(islice(self._probed, min(PROBES_PER_CALL, self._batch_max)))
+        for feed in probed:
+            del self._probed[feed]
+        return [feed for feed in probed if feed.led and not feed.log.fenced and not feed.log.dirty]
 
     def _write(self, feed: Feed) -> Write:
         log = feed.log

@@ -17,6 +17,7 @@ import structlog
 
 from everstream.core.errors import EverstreamError
 from everstream.core.log import Offer
+from everstream.runtime.ending import end
 from everstream.runtime.hub import Feed, Hub, log_of
 from everstream.store.base import Push, State, Store
 
@@ -38,9 +39,7 @@ class Follower:
 
     async def stop(self) -> None:
         tasks = [*self._healing.values(), *([self._checker] if self._checker else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
 
     def on_push(self, push: Push) -> None:
         feed = self._hub.get(push.stream)

@@ -23,6 +23,7 @@ import structlog
 from everstream.config import Settings
 from everstream.core.errors import EverstreamError
 from everstream.core.lease import owner_of, partition_of
+from everstream.runtime.ending import end
 from everstream.runtime.hub import Feed, Hub, total_of
 from everstream.store.base import State, Store
 
@@ -70,8 +71,7 @@ class Keeper:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end([self._task])
         try:
             await self._store.release()
         except EverstreamError as error:

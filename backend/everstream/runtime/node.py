@@ -29,6 +29,7 @@ from everstream.providers.base import ModelInfo, Progress
 from everstream.providers.registry import Registry
 from everstream.runtime.committer import Committer
 from everstream.runtime.counters import Counters
+from everstream.runtime.ending import end
 from everstream.runtime.follower import Follower
 from everstream.runtime.hub import Feed, Hub, log_of, total_of
 from everstream.runtime.keeper import Keeper
@@ -93,9 +94,7 @@ class Node:
 
     async def stop(self) -> None:
         self.draining = True
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         for committer in self._committers.values():
             await committer.stop(LAST_COMMITS_S)
         await self._follower.stop()
