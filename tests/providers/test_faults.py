@@ -412,6 +412,18 @@ async def test_a_request_is_tried_again_but_an_answer_never(dialect: Dialect, se
     await provider.aclose()
 
 
+@pytest.mark.parametrize("status", [429, 503, 529])
+async def test_a_long_wait_is_told_and_not_sat_out(dialect: Dialect, server: WireServer, status: int) -> None:
+    server.reply = Reply(b"{}", status, {"retry-after": "30"}, framing="length")
+    provider = dialect.make(server.url, max_retries=2)
+    async with asyncio.timeout(5):
+        error = (await drain(provider, REQUEST)).error
+    assert error is not None
+    assert error.retry_after_ms == 30_000
+    assert len(server.requests) == 1
+    await provider.aclose()
+
+
 async def test_without_a_key_nothing_is_sent(dialect: Dialect) -> None:
     kind = type(dialect.make("http://127.0.0.1:1"))
     provider = kind(None)  # type: ignore[call-arg]

@@ -22,7 +22,7 @@ from everstream.providers import pricing
 from everstream.providers.base import Batch, ModelInfo, Progress, ProviderError
 from everstream.providers.http_answer import answer
 from everstream.providers.http_body import SETTLE_S, connection_error, make_limits, make_timeout, read_errors
-from everstream.providers.http_errors import status_error
+from everstream.providers.http_errors import status_error, tell_of_long_waits
 from everstream.providers.messages_api import MessagesFold
 from everstream.providers.messages_request import MessagesRequest, messages_body
 
@@ -154,7 +154,9 @@ class AnthropicProvider:
                 base_url=self._base_url,
                 max_retries=self._max_retries,
                 timeout=make_timeout(self._connect_timeout_s),
-                http_client=sdk.DefaultAioHttpClient(limits=make_limits(self._max_connections)),
+                http_client=sdk.DefaultAioHttpClient(
+                    limits=make_limits(self._max_connections), event_hooks={"response": [tell_of_long_waits]}
+                ),
                 default_headers=None if self._official else {"X-Api-Key": key},
                 open_telemetry=False,
             )

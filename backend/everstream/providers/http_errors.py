@@ -23,6 +23,7 @@ from typing import Any
 from everstream.providers.base import ProviderError
 
 MESSAGE_CHARS_MAX = 500
+RETRY_WAIT_MS_MAX = 2_000  # that a new attempt is waited for; above, the error is told at once
 RETRY_AFTER_MS_MAX = 3_600_000  # a vendor that says "tomorrow" is not waited for
 
 _SECRETS = re.compile(
@@ -117,6 +118,16 @@ def retry_after_ms(headers: Mapping[str, str]) -> int | None:
             except ValueError:
                 return None
     return int(min(max(wait_ms, 0), RETRY_AFTER_MS_MAX)) if wait_ms == wait_ms else None
+
+
+async def tell_of_long_waits(response: Any) -> None:
+    """A hook for the SDKs' HTTP clients: an error that asks for a long wait is told, not sat out.
+
+    The SDKs sleep as long as the provider says, up to two minutes, before they try again; whoever waits for an answer
+    sees nothing meanwhile.  Both obey this header of the response.
+    """
+    if response.status_code >= 400 and (retry_after_ms(response.headers) or 0) > RETRY_WAIT_MS_MAX:
+        response.headers["x-should-retry"] = "false"
 
 
 def status_error(name: str, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:

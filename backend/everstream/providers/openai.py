@@ -28,7 +28,7 @@ from everstream.providers.chat_completions import ChatFold
 from everstream.providers.chat_request import chat_body, thinks_always
 from everstream.providers.http_answer import Fold, answer
 from everstream.providers.http_body import SETTLE_S, connection_error, make_limits, make_timeout, read_errors
-from everstream.providers.http_errors import status_error
+from everstream.providers.http_errors import status_error, tell_of_long_waits
 from everstream.providers.responses_api import ResponsesFold, responses_body
 
 if TYPE_CHECKING:
@@ -184,7 +184,9 @@ class OpenAIProvider:
                 base_url=self._base_url,
                 max_retries=self._max_retries,
                 timeout=make_timeout(self._connect_timeout_s),
-                http_client=sdk.DefaultAioHttpClient(limits=make_limits(self._max_connections)),
+                http_client=sdk.DefaultAioHttpClient(
+                    limits=make_limits(self._max_connections), event_hooks={"response": [tell_of_long_waits]}
+                ),
             )
         return self._client
 
