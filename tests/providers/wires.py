@@ -9,15 +9,23 @@ The corpus tells what the vendor's own package read from each wire; here that is
 
 A wire belongs to the OpenAI dialects when its API is `chat` or `responses` and its framing is server-sent events,
 whichever package read it; Cohere, Gemini and Ollama have dialects of their own.
+
+How a wire is served is the same wherever it is tried: `in_pieces` and `cut_short`, of which the same wire always makes
+the same pieces and the same cuts.
 """
 
 from __future__ import annotations
 
 import json
+import random
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from tests.providers.wire_server import Reply
 
 from everstream.core.events import (
     DeltaRefusal,
@@ -30,6 +38,10 @@ from everstream.core.events import (
     Usage,
 )
 from everstream.providers.base import Provider, ProviderError
+from everstream.providers.chat_completions import ChatFold
+from everstream.providers.http_answer import Fold
+from everstream.providers.messages_api import MessagesFold
+from everstream.providers.responses_api import ResponsesFold
 
 ROOT = Path(__file__).resolve().parents[3] / "shared" / "wires"
 
@@ -57,6 +69,32 @@ ERRORS = {
     "anthropic/messages--ai--spliced-message-start": "provider.connection",
 }
 SPLICED = "anthropic/messages--ai--spliced-message-start"
+
+ERROR_CODES = {400: "provider.invalid", 401: "provider.auth", 404: "model.unknown"}
+ODD_ERROR_BODIES = {
+    # What the vendor names is more exact than the status it sends.
+    "openai/http-400-responses--otel--responses-create-api-error-content-mode0": "model.unknown",
+    "xai/http-400-responses--ruby_llm--dling-with-xai-grok-4-1-fast-non-reasoning-raises-appropriate-auth-error": (
+        "provider.auth"
+    ),
+    "azure/http-404-chat--crewAI--openai-is-default-provider-without-explicit-llm-set-on-agent": "provider.invalid",
+}
+
+CUTS = 10  # of each wire
+
+# Where a wire begins to tell its end.
+_END_MARKS = (
+    b'"finish_reason":"',
+    b'"finish_reason": "',
+    b'"stop_reason":"',
+    b'"type":"response.completed"',
+    b'"type":"response.incomplete"',
+    b'"type":"response.failed"',
+    b'"type": "response.completed"',
+    b"[DONE]",
+)
+_ERROR_MARKS = (b'"error":{', b'{"type":"error"', b"\nerror:")
+_FOLDS: dict[str, Callable[[str], Fold]] = {"chat": ChatFold, "responses": ResponsesFold, "messages": MessagesFold}
 
 
 @dataclass(frozen=True)
@@ -86,6 +124,15 @@ class ErrorBody:
     api: str
     status: int
     body: bytes
+
+    @property
+    def code(self) -> str:
+        """Ours that it must become."""
+        return ODD_ERROR_BODIES.get(self.key, ERROR_CODES[self.status])
+
+    def reply(self) -> Reply:
+        headers = {"content-type": "application/json"}
+        return Reply(self.body, self.status, headers, framing="length", segments=(1, 9))
 
 
 class Outcome:
@@ -153,6 +200,62 @@ async def drain(provider: Provider, request: Any) -> Outcome:
     except ProviderError as error:
         outcome.error = error
     return outcome
+
+
+def parsed(arguments: str) -> object:
+    """A tool call's arguments, where they are whole; otherwise as they are."""
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return arguments
+
+
+def usage_told(usage: Usage) -> tuple[int, int, int, int | None, int | None]:
+    """In the order of `Wire.usage`."""
+    return usage.input_tokens, usage.output_tokens, usage.total_tokens, usage.thinking_tokens, usage.cached_tokens
+
+
+# --------------------------------------------------------------------------- how a wire is served
+
+
+def in_pieces(wire: Wire) -> Reply:
+    """In pieces of 1 to 9 bytes; in larger ones where the wire is large, so that it is read in some hundred pieces."""
+    return Reply(wire.body, segments=(1, max(9, len(wire.body) // 400)), seed=zlib.crc32(wire.key.encode()))
+
+
+def cuts(wire: Wire) -> list[int]:
+    """Random places to cut the wire at, so many bytes from its beginning.
+
+    The answer may be whole before the last bytes (usage, [DONE]); those cuts have a test of their own.
+    """
+    draw = random.Random(wire.key)
+    return [draw.randrange(1, max(2, _end_begins(wire))) for _ in range(CUTS)]
+
+
+def cut_short(wire: Wire, cut: int) -> Reply:
+    return Reply(wire.body, segments=(1, max(9, len(wire.body) // 20)), seed=cut, cut_after=cut)
+
+
+def fold_of(wire: Wire, cut: int) -> Outcome:
+    """What the complete events of the first `cut` bytes hold, by folding them in one piece."""
+    fold = _FOLDS[wire.api]("x")
+    outcome = Outcome()
+    for event in fold.feed(wire.body[: wire.body.rfind(b"\n", 0, cut) + 1]):
+        outcome.add(event)
+    return outcome
+
+
+def _end_begins(wire: Wire) -> int:
+    """Where the event begins that tells the end: no cut before it may pass for an end."""
+    body = wire.body
+    marks = _END_MARKS + (_ERROR_MARKS if wire.error is not None else ())
+    places = [place for place in (body.find(mark) for mark in marks) if place >= 0]
+    if wire.key == SPLICED:
+        places.append(body.rfind(b"event: message_start"))
+    return max(1, body.rfind(b"\n", 0, min(places)))
+
+
+# --------------------------------------------------------------------------- where the wires lie
 
 
 @cache
