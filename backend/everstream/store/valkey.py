@@ -30,6 +30,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
+from everstream.config import mask_url
 from everstream.core.lease import PARTITIONS, node_tag, pack_epochs, partition_of, unpack_epochs
 from everstream.core.log import Verdict
 from everstream.core.summary import NOTHING, Summary
@@ -131,7 +132,8 @@ class ValkeyStore:
             ) from error
         except _FAILURES as error:
             await self._hang_up()
-            raise StoreUnavailable(f"no answer from the store ({type(error).__name__}): is it running?") from error
+            where = mask_url(self._url)
+            raise StoreUnavailable(f"no answer from {where} ({type(error).__name__}): is it running?") from error
         except StoreUnavailable:
             await self._hang_up()
             raise
