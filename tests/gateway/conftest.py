@@ -165,11 +165,15 @@ class Held:
 
 
 @asynccontextmanager
-async def serving(store: MemoryStore | None = None, **given: Any) -> AsyncIterator[Gateway]:
+async def serving(
+    store: MemoryStore | None = None, registry: Callable[[Settings], Registry] | None = None, **given: Any
+) -> AsyncIterator[Gateway]:
+    """`registry` makes the providers; without it they are `hand` and `scripted`."""
     store = store or MemoryStore()
     hand = Hand()
     settings: Settings = settings_of(**{"goaway_spread_ms": 0, "drain_s": 0.0} | given)
-    node = Node(settings, store, Registry({"hand": lambda: hand, "scripted": Scripted}))
+    providers = registry(settings) if registry else Registry({"hand": lambda: hand, "scripted": Scripted})
+    node = Node(settings, store, providers)
     await node.start()
     connections = Connections()
     config = uvicorn.Config(
