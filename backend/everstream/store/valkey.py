@@ -133,7 +133,7 @@ class ValkeyStore:
         except _FAILURES as error:
             await self._hang_up()
             where = mask_url(self._url)
-            raise StoreUnavailable(f"no answer from {where} ({type(error).__name__}): is it running?") from error
+            raise StoreUnavailable(f"no answer from the store at {where} ({type(error).__name__}): is it running?") from error
         except StoreUnavailable:
             await self._hang_up()
             raise
