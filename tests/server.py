@@ -9,12 +9,13 @@ The embedded store of a data directory is meant to outlive its server, as it wou
 `close()` and not before: after `kill9()` and `start()` the new server finds the same store.  Where several servers
 share a data directory, give `owns_store=True` to the one that is closed last only.
 
-Nothing here needs an event loop, so that both sync and async tests can use it; in async ones call the methods that
-wait (`start`, `kill9`, `terminate`, `restart`, `close`) through `asyncio.to_thread`.
+A `ServerProcess` needs no event loop, so that both sync and async tests can use it; in async ones call the methods that
+wait (`start`, `kill9`, `terminate`, `restart`, `close`) through `asyncio.to_thread`.  `running_server` does so.
 """
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
 import random
@@ -23,7 +24,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -69,6 +71,18 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         and name.upper() not in _FOREIGN_NAMES
     }
     return {**kept, "PYTHONPATH": str(ROOT / "backend"), "PYTHONUNBUFFERED": "1", **(extra or {})}
+
+
+@asynccontextmanager
+async def running_server(data_dir: Path, *args: str) -> AsyncIterator[ServerProcess]:
+    """A server that is ready.  Afterwards it is closed, and must not have logged a traceback, however often it died."""
+    server = ServerProcess(data_dir, args=args)
+    try:
+        await asyncio.to_thread(server.start)
+        yield server
+    finally:
+        await asyncio.to_thread(server.close)
+        assert "Traceback" not in server.log_text(), server.log_text()[-LOG_TAIL_BYTES:]
 
 
 class ServerProcess:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.gateway.conftest import client_of
 from tests.providers.wire_server import Reply, WireServer
-from tests.server import ServerProcess
+from tests.server import ServerProcess, running_server
 
 CANCELS = 100
 P99_S = 0.05  # what is promised
@@ -35,12 +35,8 @@ async def provider() -> AsyncIterator[WireServer]:
 @pytest.fixture
 async def server(tmp_path: Path, provider: WireServer) -> AsyncIterator[ServerProcess]:
     args = ("--openai-base-url", provider.url, "--openai-api-key", "k", "--goaway-spread-ms", "0", "--drain-s", "0")
-    server = ServerProcess(tmp_path / "data", args=args)
-    try:
-        await asyncio.to_thread(server.start)
+    async with running_server(tmp_path / "data", *args) as server:
         yield server
-    finally:
-        await asyncio.to_thread(server.close)
 
 
 async def test_a_cancel_closes_the_providers_connection_within_milliseconds(

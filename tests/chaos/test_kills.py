@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests.gateway.conftest import Client, Held, client_of, count_text
-from tests.server import ServerProcess
+from tests.server import ServerProcess, running_server
 from websockets.exceptions import ConnectionClosed
 
 TOKENS, RATE = 700, 350.0
@@ -28,13 +28,8 @@ GONE = (ConnectionClosed, OSError, EOFError, TimeoutError)
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
-    server = ServerProcess(tmp_path / "data", args=("--goaway-spread-ms", "0", "--drain-s", "0"))
-    try:
-        await asyncio.to_thread(server.start)
+    async with running_server(tmp_path / "data", "--goaway-spread-ms", "0", "--drain-s", "0") as server:
         yield server
-    finally:
-        await asyncio.to_thread(server.close)
-        assert "Traceback" not in server.log_text(), server.log_text()[-4000:]
 
 
 class Witness:

@@ -13,22 +13,15 @@ from pathlib import Path
 
 import pytest
 from tests.gateway.conftest import client_of, count_text
-from tests.server import HOST, ROOT, ServerProcess, clean_environment, free_port
+from tests.server import HOST, ROOT, ServerProcess, clean_environment, free_port, running_server
 
 from everstream.store import embedded
 
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
-    args = ("--goaway-spread-ms", "300", "--drain-s", "1")
-    server = ServerProcess(tmp_path / "data", args=args)
-    try:
-        await asyncio.to_thread(server.start)
+    async with running_server(tmp_path / "data", "--goaway-spread-ms", "300", "--drain-s", "1") as server:
         yield server
-    finally:
-        await asyncio.to_thread(server.close)
-        assert "Exception in ASGI" not in server.log_text()
-        assert "Traceback" not in server.log_text()
 
 
 async def test_a_terminated_server_says_goodbye_and_leaves_with_zero(server: ServerProcess) -> None:

@@ -8,6 +8,7 @@ import json
 import re
 import resource
 import socket as sockets
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.runtime.conftest import FINISH, HEADERS, text, until
 from everstream.core.lease import stream_id
 from everstream.gateway.app import create_app
 from everstream.gateway.websocket import Connections
+from everstream.runtime.hub import Feed
 
 BOTH = pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
 
@@ -226,22 +228,35 @@ async def test_a_cancel_is_heard_while_the_same_client_floods_the_server(gateway
 # --------------------------------------------------------------------------- slow readers
 
 
-async def raw_reader(gateway: Gateway) -> sockets.socket:
+@contextlib.asynccontextmanager
+async def raw_reader(gateway: Gateway) -> AsyncIterator[sockets.socket]:
     """A WebSocket by hand, whose receiving side the test controls."""
-    raw = sockets.socket()
-    raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
-    raw.connect(("127.0.0.1", gateway.port))
-    raw.sendall(
-        b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    )
-    head = b""
-    raw.setblocking(False)
-    async with asyncio.timeout(10):
-        while b"\r\n\r\n" not in head:
-            head += await asyncio.get_running_loop().sock_recv(raw, 1)
-    assert head.startswith(b"HTTP/1.1 101")
-    return raw
+    with sockets.socket() as raw:
+        raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+        raw.connect(("127.0.0.1", gateway.port))
+        raw.sendall(
+            b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        head = b""
+        raw.setblocking(False)
+        async with asyncio.timeout(10):
+            while b"\r\n\r\n" not in head:
+                head += await asyncio.get_running_loop().sock_recv(raw, 1)
+        assert head.startswith(b"HTTP/1.1 101")
+        yield raw
+
+
+@contextlib.asynccontextmanager
+async def slow_reader(gateway: Gateway, stream: str) -> AsyncIterator[tuple[sockets.socket, Feed]]:
+    """A second reader of the stream, who takes nothing by itself; and the stream as the node holds it."""
+    async with raw_reader(gateway) as slow:
+        for command in ({"type": "hello"}, {"type": "subscribe", "stream": stream}):
+            await asyncio.get_running_loop().sock_sendall(slow, masked(command))
+        feed = gateway.node.hub.get(stream)
+        assert feed is not None
+        await until(lambda: len(feed.cursors) == 2)
+        yield slow, feed
 
 
 def masked(frame: dict[str, Any]) -> bytes:
@@ -258,13 +273,7 @@ async def test_a_reader_that_stops_reading_costs_little_and_slows_nobody() -> No
     async with serving(write_timeout_s=60, write_high_water_bytes=16_384) as gateway, gateway.client() as quick:
         stream = await quick.generate("hand/any")
         await until(lambda: gateway.hand.calls)
-        loop, slow = asyncio.get_running_loop(), await raw_reader(gateway)
-        try:
-            await loop.sock_sendall(slow, masked({"type": "hello"}))
-            await loop.sock_sendall(slow, masked({"type": "subscribe", "stream": stream}))
-            feed = gateway.node.hub.get(stream)
-            assert feed is not None
-            await until(lambda: len(feed.cursors) == 2)
+        async with slow_reader(gateway, stream) as (slow, feed):
             call = gateway.hand.calls[0]
             call.say(HEADERS)
             before = memory_bytes()
@@ -281,8 +290,6 @@ async def test_a_reader_that_stops_reading_costs_little_and_slows_nobody() -> No
             assert received.count(b'"delta_text"') < 400 - lagging / 2, "nothing was merged"
             assert sum(map(len, re.findall(rb"x{100,}", received))) == 4_000_000
             assert b'"stream_end"' in received
-        finally:
-            slow.close()
 
 
 async def received_from(slow: sockets.socket) -> bytes:
@@ -297,21 +304,13 @@ async def test_a_reader_that_takes_nothing_is_cut_off_and_can_resume() -> None:
     async with serving(write_timeout_s=0.3, write_high_water_bytes=16_384) as gateway, gateway.client() as quick:
         stream = await quick.generate("hand/any")
         await until(lambda: gateway.hand.calls)
-        loop, slow = asyncio.get_running_loop(), await raw_reader(gateway)
-        try:
-            await loop.sock_sendall(slow, masked({"type": "hello"}))
-            await loop.sock_sendall(slow, masked({"type": "subscribe", "stream": stream}))
-            feed = gateway.node.hub.get(stream)
-            assert feed is not None
-            await until(lambda: len(feed.cursors) == 2)
+        async with slow_reader(gateway, stream) as (_, feed):
             call = gateway.hand.calls[0]
             call.say(HEADERS)
             call.words(*["x" * 50_000] * 100)
             await until(lambda: gateway.node.counters.slow_readers == 1)
             await until(lambda: len(feed.cursors) == 1)
             assert gateway.node.counters.connections == 1
-        finally:
-            slow.close()
         async with gateway.client() as back:
             await back.ask("subscribe", stream=stream)
             call.end(FINISH)
@@ -321,10 +320,8 @@ async def test_a_reader_that_takes_nothing_is_cut_off_and_can_resume() -> None:
 
 async def test_who_sends_commands_and_reads_no_replies_is_asked_for_no_more() -> None:
     async with serving(write_timeout_s=1.0, write_high_water_bytes=16_384) as gateway:
-        loop, rude = asyncio.get_running_loop(), await raw_reader(gateway)
-        sent = 0
-        before = memory_bytes()
-        try:
+        loop, sent, before = asyncio.get_running_loop(), 0, memory_bytes()
+        async with raw_reader(gateway) as rude:
             await loop.sock_sendall(rude, masked({"type": "hello"}))
             ping = masked({"type": "ping", "x": "y" * 50_000})
             with contextlib.suppress(OSError):  # in the end it is cut off
@@ -332,8 +329,6 @@ async def test_who_sends_commands_and_reads_no_replies_is_asked_for_no_more() ->
                     while sent < 1_000_000_000:
                         await loop.sock_sendall(rude, ping)
                         sent += len(ping)
-        finally:
-            rude.close()
         assert sent < 40_000_000
         assert memory_bytes() - before < 40_000_000
         await until(lambda: gateway.node.counters.connections == 0)
@@ -353,13 +348,9 @@ async def test_a_silent_connection_gets_heartbeats_and_a_busy_one_none() -> None
 
 
 async def test_a_client_that_does_not_answer_pings_is_let_go() -> None:
-    async with serving(ping_interval_s=0.1, ping_timeout_s=0.1) as gateway:
-        raw = await raw_reader(gateway)
-        try:
-            await until(lambda: gateway.node.counters.connections_total == 1)
-            await until(lambda: gateway.node.counters.connections == 0)
-        finally:
-            raw.close()
+    async with serving(ping_interval_s=0.1, ping_timeout_s=0.1) as gateway, raw_reader(gateway):
+        await until(lambda: gateway.node.counters.connections_total == 1)
+        await until(lambda: gateway.node.counters.connections == 0)
 
 
 @BOTH
