@@ -132,8 +132,8 @@ class ValkeyStore:
             ) from error
         except _FAILURES as error:
             await self._hang_up()
-            where = mask_url(self._url)
-            raise StoreUnavailable(f"no answer from the store at {where} ({type(error).__name__}): is it running?") from error
+            where = f"the store at {mask_url(self._url)}"
+            raise StoreUnavailable(f"no answer from {where} ({type(error).__name__}): is it running?") from error
         except StoreUnavailable:
             await self._hang_up()
             raise
