@@ -300,6 +300,15 @@ async def test_a_message_never_shows_a_key(dialect: Dialect, server: WireServer,
     await provider.aclose()
 
 
+async def breaks_after_one(provider: Provider, code: str) -> None:
+    """The answer is `one` and then the error, and nothing passes for its end."""
+    outcome = await drain(provider, REQUEST)
+    assert outcome.text == "one"
+    assert outcome.error is not None
+    assert outcome.error.code == code
+    assert outcome.finish is None
+
+
 IN_BAND = [
     (b'event: error\ndata: {"error": {"message": "no", "type": "server_error"}}\n\n', "provider.unknown"),
     (b'data: {"error": {"message": "slow", "code": 429}}\n\n', "provider.rate_limit"),
@@ -316,11 +325,7 @@ async def test_an_error_inside_the_stream_keeps_what_came_before(
     for pieces in (None, (1, 9)):
         server.reply = Reply(dialect.say("one") + said + dialect.end, segments=pieces)
         provider = dialect.make(server.url)
-        outcome = await drain(provider, REQUEST)
-        assert outcome.text == "one"
-        assert outcome.error is not None
-        assert outcome.error.code == code
-        assert outcome.finish is None
+        await breaks_after_one(provider, code)
         await provider.aclose()
 
 
@@ -342,10 +347,7 @@ async def test_typed_errors_inside_the_stream_are_raised(server: WireServer) -> 
     for dialect, said, code in cases:
         server.reply = Reply(dialect.say("one") + event(said))
         provider = dialect.make(server.url)
-        outcome = await drain(provider, REQUEST)
-        assert outcome.text == "one"
-        assert outcome.error is not None
-        assert outcome.error.code == code
+        await breaks_after_one(provider, code)
         await provider.aclose()
 
 
@@ -542,11 +544,7 @@ async def test_an_answer_that_was_not_streamed_is_read_all_the_same(server: Wire
 async def test_a_finish_reason_that_is_a_failure_is_raised(server: WireServer, said: str, code: str) -> None:
     server.reply = Reply(chat("one") + chat("", finish_reason=said) + b"data: [DONE]\n\n")
     provider = CHAT.make(server.url)
-    outcome = await drain(provider, REQUEST)
-    assert outcome.text == "one"
-    assert outcome.error is not None
-    assert outcome.error.code == code
-    assert outcome.finish is None
+    await breaks_after_one(provider, code)
     await provider.aclose()
 
 
