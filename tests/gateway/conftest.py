@@ -15,16 +15,13 @@ from typing import Any
 
 import msgpack
 import pytest
-import uvicorn
 from tests.runtime.conftest import Hand, settings_of
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from everstream.config import Settings
-from everstream.gateway.app import create_app
-from everstream.gateway.server import Server
-from everstream.gateway.transport import DirectProtocol
+from everstream.gateway.server import Server, uvicorn_config
 from everstream.gateway.websocket import Connections
 from everstream.providers.registry import Registry
 from everstream.providers.scripted import Scripted
@@ -176,18 +173,7 @@ async def serving(
     node = Node(settings, store, providers)
     await node.start()
     connections = Connections()
-    config = uvicorn.Config(
-        create_app(node, connections),
-        ws=DirectProtocol,
-        ws_max_size=settings.frame_bytes,
-        ws_ping_interval=settings.ping_interval_s,
-        ws_ping_timeout=settings.ping_timeout_s,
-        ws_per_message_deflate=False,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=1,
-    )
+    config = uvicorn_config(node, connections)
     server = Server(config, node, connections)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         running = asyncio.create_task(server.serve([listener]))

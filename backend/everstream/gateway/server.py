@@ -121,7 +121,25 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
         print(f"everstream: {error.message}", file=sys.stderr)
         return EXIT_STORE
     connections = Connections()
-    config = uvicorn.Config(
+    config = uvicorn_config(node, connections)
+    server = Server(config, node, connections)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    announcement = asyncio.create_task(_announce(server, listener))
+    try:
+        await server.serve([listener])
+    finally:
+        announcement.cancel()
+        await asyncio.gather(announcement, return_exceptions=True)
+        await node.stop()
+    return 0
+
+
+def uvicorn_config(node: Node, connections: Connections) -> uvicorn.Config:
+    """uvicorn as this server wants it."""
+    settings = node.settings
+    return uvicorn.Config(
         create_app(node, connections),
         ws=DirectProtocol,
         ws_max_size=settings.frame_bytes,
@@ -136,18 +154,6 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
         backlog=BACKLOG,
         timeout_graceful_shutdown=LAST_FRAMES_S,
     )
-    server = Server(config, node, connections)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-    announcement = asyncio.create_task(_announce(server, listener))
-    try:
-        await server.serve([listener])
-    finally:
-        announcement.cancel()
-        await asyncio.gather(announcement, return_exceptions=True)
-        await node.stop()
-    return 0
 
 
 async def _announce(server: Server, listener: socket.socket) -> None:
