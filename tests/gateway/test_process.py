@@ -90,3 +90,19 @@ def test_a_port_that_is_taken_is_said_so_with_exit_code_4(tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "data" / "store" / "store.sock").exists(), "a store was started for nobody"
     assert ROOT.is_dir()
+
+
+async def test_a_signal_during_the_start_leaves_no_store_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "everstream", "serve", "--port", str(free_port()), "--data-dir", str(tmp_path)]
+    pidfile, pid = tmp_path / "store" / "store.pid", ""
+    process = await asyncio.create_subprocess_exec(
+        *command, env=clean_environment(), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+    )
+    async with asyncio.timeout(20):
+        while not pid:
+            await asyncio.sleep(0.001)  # pause: between two looks for the store's process
+            pid = pidfile.read_text().strip() if pidfile.exists() else ""
+        process.terminate()
+        assert await process.wait() == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)

@@ -116,10 +116,12 @@ def serve(settings: Settings) -> int:
 async def _serve(settings: Settings, listener: socket.socket) -> int:
     node = Node(settings, store_of(settings), registry_of(settings))
     try:
-        await node.start()
+        await _start(node)
     except EverstreamError as error:
         print(f"everstream: {error.message}", file=sys.stderr)
         return EXIT_STORE
+    except asyncio.CancelledError:  # a signal came before there was anything to drain
+        return 0
     connections = Connections()
     config = uvicorn_config(node, connections)
     server = Server(config, node, connections)
@@ -154,6 +156,17 @@ def uvicorn_config(node: Node, connections: Connections) -> uvicorn.Config:
         backlog=BACKLOG,
         timeout_graceful_shutdown=LAST_FRAMES_S,
     )
+
+
+async def _start(node: Node) -> None:
+    """Start the node.  A SIGTERM meanwhile gives back what was taken (a share in the embedded store, say)."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        await node.start()
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 async def _announce(server: Server, listener: socket.socket) -> None:
