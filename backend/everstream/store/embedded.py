@@ -157,6 +157,12 @@ async def attach(data_dir: Path, binary: Path | None = None) -> Embedded:
         share = folder.share()
         try:
             server = await _find_or_start(folder, binary)
+        except asyncio.CancelledError:
+            os.close(share)
+            with folder.try_lock(folder.sharers) as alone, contextlib.suppress(StoreUnavailable):
+                if alone:  # it may have come up for nobody
+                    await _shut_down(folder)
+            raise
         except BaseException:
             os.close(share)
             raise
