@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from tests.providers import wires
 from tests.providers.wire_server import Reply, WireServer
-from tests.providers.wires import drain
+from tests.providers.wires import Outcome, drain
 
 from everstream.core.events import DeltaText, Message, Request
 from everstream.providers.anthropic import AnthropicProvider
@@ -88,6 +89,12 @@ def dialect(request: pytest.FixtureRequest) -> Dialect:
     return request.param
 
 
+@pytest.fixture(params=[False, True], ids=["pulled", "poured"], autouse=True)
+def poured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways out of a provider."""
+    monkeypatch.setattr(wires, "poured", request.param)
+
+
 # --------------------------------------------------------------------------- stopping
 
 
@@ -115,15 +122,9 @@ async def test_cancelling_the_task_closes_the_providers_connection(dialect: Dial
     server.reply = Reply(dialect.body("one", "two"), hang_after=len(dialect.say("one")))
     provider = dialect.make(server.url)
     for count in range(1, 6):
-        shown = asyncio.Event()
-
-        async def read(shown: asyncio.Event = shown) -> None:
-            async for batch in provider.generate(REQUEST):
-                if any(isinstance(said, DeltaText) for said in batch):
-                    shown.set()
-
-        task = asyncio.create_task(read())
-        await asyncio.wait_for(shown.wait(), 5)
+        outcome = Outcome()
+        task = asyncio.create_task(drain(provider, REQUEST, outcome))
+        await asyncio.wait_for(outcome.shown.wait(), 5)
         at = asyncio.get_running_loop().time()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from tests.providers import wires
 from tests.providers.wire_server import Reply, WireServer
 from tests.providers.wires import (
     ROOT,
@@ -82,12 +83,14 @@ def check(outcome: Outcome, wire: Wire) -> None:
         assert (usage_told(outcome.usage) if outcome.usage else None) == wire.usage
 
 
+@pytest.mark.parametrize("poured", [False, True], ids=["pulled", "poured"])
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.key)
 async def test_a_wire_in_random_pieces_gives_the_whole_answer(
-    wire: Wire, server: WireServer, providers: dict[str, Provider]
+    wire: Wire, poured: bool, server: WireServer, providers: dict[str, Provider], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.reply = in_pieces(wire)
     provider = providers[wire.api]
+    monkeypatch.setattr(wires, "poured", poured)
     check(await drain(provider, asked()), wire)
 
 
@@ -104,11 +107,12 @@ async def test_a_wire_in_one_piece_gives_the_whole_answer_in_few_entries(
 
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.key)
 async def test_a_wire_cut_anywhere_keeps_its_part_and_is_never_called_complete(
-    wire: Wire, server: WireServer, providers: dict[str, Provider]
+    wire: Wire, server: WireServer, providers: dict[str, Provider], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider = providers[wire.api]
-    for cut in cuts(wire):
+    for number, cut in enumerate(cuts(wire)):
         server.reply = cut_short(wire, cut)
+        monkeypatch.setattr(wires, "poured", number % 2 == 1)
         outcome = await drain(provider, asked())
         whole = fold_of(wire, cut)
         assert outcome.error is not None, f"cut after {cut} of {len(wire.body)} bytes"

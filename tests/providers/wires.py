@@ -16,6 +16,7 @@ the same pieces and the same cuts.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import zlib
@@ -23,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tests.providers.wire_server import Reply
 
@@ -37,7 +38,7 @@ from everstream.core.events import (
     HeadersReceived,
     Usage,
 )
-from everstream.providers.base import Provider, ProviderError
+from everstream.providers.base import Batch, PouringProvider, Provider, ProviderError
 from everstream.providers.chat_completions import ChatFold
 from everstream.providers.http_answer import Fold
 from everstream.providers.messages_api import MessagesFold
@@ -148,6 +149,7 @@ class Outcome:
         self.error: ProviderError | None = None
         self.batches = 0
         self.empty_batches = 0
+        self.shown = asyncio.Event()  # there is text
 
     @property
     def finish(self) -> FinishReason | None:
@@ -161,10 +163,23 @@ class Outcome:
     def warnings(self) -> list[str]:
         return [warning for said in self.finishes for warning in said.warnings]
 
+    def take(self, batch: Batch) -> bool:
+        """As a sink that is full now and then."""
+        self.batches += 1
+        self.empty_batches += not batch
+        for event in batch:
+            assert self.headers or isinstance(event, HeadersReceived), "headers come first"
+            self.add(event)
+        return self.batches % 7 != 0
+
+    async def room(self) -> None:
+        await asyncio.sleep(0)
+
     def add(self, event: Any) -> None:
         if isinstance(event, DeltaText):
             assert event.text
             self.text += event.text
+            self.shown.set()
         elif isinstance(event, DeltaThinking):
             assert event.text
             self.thinking += event.text
@@ -187,16 +202,18 @@ class Outcome:
             self.finishes.append(event)
 
 
-async def drain(provider: Provider, request: Any) -> Outcome:
+poured = False  # the way by which `drain` asks; a test may set it
+
+
+async def drain(provider: Provider, request: Any, outcome: Outcome | None = None) -> Outcome:
     """Ask, and add up everything until the end or the error."""
-    outcome = Outcome()
+    outcome = Outcome() if outcome is None else outcome
     try:
-        async for batch in provider.generate(request):
-            outcome.batches += 1
-            outcome.empty_batches += not batch
-            for event in batch:
-                assert outcome.headers or isinstance(event, HeadersReceived), "headers come first"
-                outcome.add(event)
+        if poured:
+            await cast(PouringProvider, provider).pour(request, None, outcome)
+        else:
+            async for batch in provider.generate(request):
+                outcome.take(batch)
     except ProviderError as error:
         outcome.error = error
     return outcome

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from everstream.core.events import Continuation, Request
 from everstream.providers import pricing
-from everstream.providers.base import Batch, ModelInfo, Progress, ProviderError
-from everstream.providers.http_answer import answer
+from everstream.providers.base import Batch, ModelInfo, Progress, ProviderError, Sink
+from everstream.providers.http_answer import answer, pour
 from everstream.providers.http_body import SETTLE_S, connection_error, make_limits, make_timeout, read_errors
 from everstream.providers.http_errors import status_error, tell_of_long_waits
 from everstream.providers.messages_api import MessagesFold
@@ -111,6 +111,12 @@ class AnthropicProvider:
         """Ask, and yield batches as they come.  Contract: `base.Provider.generate`."""
         asked = messages_body(request)
         return answer(self.name, lambda: self._open(asked), MessagesFold(self.name, asked.warnings), self._settling)
+
+    async def pour(self, request: Request, progress: Progress | None, sink: Sink) -> None:
+        """Ask, and hand batches on as they come.  Contract: `base.PouringProvider.pour`."""
+        asked = messages_body(request)
+        fold = MessagesFold(self.name, asked.warnings)
+        await pour(self.name, lambda: self._open(asked), fold, self._settling, sink)
 
     async def aclose(self) -> None:
         """Close the pool.  Idempotent; a later request makes a new one."""

@@ -12,6 +12,9 @@ How `generate` must behave:
 3. Errors are raised as `ProviderError`; deltas that came before were already yielded and are kept.
 4. Cancelling the task, or closing the generator, closes the provider's HTTP response at once: billing stops.
 5. It never waits for ever on its own account, but idle time-outs are the relay's matter, not the provider's.
+
+A provider may also be able to *pour*: to call the relay for each batch instead of being asked for the next.  That
+saves a task's wake-up a token.  The relay prefers it where it is there; nobody has to offer it.
 """
 
 from __future__ import annotations
@@ -92,4 +95,27 @@ class Provider(Protocol):
 
     async def aclose(self) -> None:
         """Close pools and clients.  Idempotent."""
+        ...
+
+
+class Sink(Protocol):
+    """Where a provider that pours puts its batches."""
+
+    def take(self, batch: Batch) -> bool:
+        """Take a batch; False: wait for `room` before the next.  May be called from a callback of the loop."""
+        ...
+
+    async def room(self) -> None:
+        """Wait until there is room."""
+        ...
+
+
+class PouringProvider(Provider, Protocol):
+    """A provider that need not be asked for each batch."""
+
+    async def pour(self, request: Request, progress: Progress | None, sink: Sink) -> None:
+        """As `generate`, batch for batch, into `sink`; cancelling it closes the provider's response at once.
+
+        What `sink.take` raises is raised.
+        """
         ...

@@ -99,6 +99,7 @@ class _Chunk(_Struct):
 
 
 _DECODER = msgspec.json.Decoder(_Chunk)
+_decode = _DECODER.decode
 
 FINISH_REASONS: dict[str, FinishReason] = {
     "stop": "stop",
@@ -154,6 +155,7 @@ class ChatFold:
         self._warnings = warnings
         self._events = JsonEvents(_DECODER)
         self._batch = Batcher()
+        self._at_rest = True  # nothing half read, nothing taken in and not given out
         self._calls: dict[int | str, _Call] = {}  # by the provider's index, or by id where it has none
         self._last_call: _Call | None = None
         self._usage: _Usage | None = None
@@ -161,31 +163,15 @@ class ChatFold:
         self._reason: str | None = None
 
     def feed(self, data: bytes) -> list[ProviderEvent]:
-        if data.startswith(b"data: {") and data.endswith(b"}\n\n") and data.find(b"\n") == len(data) - 2:
-            text = self._only_text(data)
+        # A whole event that came alone, as nearly all of a paced model do.
+        if self._at_rest and data[:7] == b"data: {" and data[-3:] == b"}\n\n" and data.find(b"\n") == len(data) - 2:
+            text = _only_text(data)
             if text:
                 self._batch.shown = True
                 return [DeltaText(text)]
-        return self._fold(self._events.feed(data))
-
-    def _only_text(self, event: bytes) -> str | None:
-        """The text of an event that came alone and says nothing else, as nearly all events of a paced model do."""
-        if not (self._events.at_rest and self._batch.at_rest):
-            return None
-        try:
-            chunk = _DECODER.decode(event[6:])
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
-        choices = chunk.choices
-        if not choices or len(choices) > 1 or chunk.usage is not None or chunk.error or chunk.x_groq is not None:
-            return None
-        choice = choices[0]
-        delta = choice.delta
-        if delta is None or choice.index or choice.finish_reason or delta.refusal or delta.tool_calls:
-            return None
-        if delta.reasoning_content or delta.reasoning or delta.reasoning_details or delta.function_call is not None:
-            return None
-        return delta.content if type(delta.content) is str else None
+        events = self._fold(self._events.feed(data))
+        self._at_rest = self._events.at_rest and self._batch.at_rest
+        return events
 
     def end(self) -> list[ProviderEvent]:
         events = self._fold(self._events.end())
@@ -323,6 +309,24 @@ class ChatFold:
         else:
             self.finished = True
             self._tell("tool_calls" if self._batch.calls else None)
+
+
+def _only_text(event: bytes) -> str | None:
+    """The text of an event that says nothing else."""
+    try:
+        chunk = _decode(event[6:])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    choices = chunk.choices
+    if not choices or len(choices) > 1 or chunk.usage is not None or chunk.error or chunk.x_groq is not None:
+        return None
+    choice = choices[0]
+    delta = choice.delta
+    if delta is None or choice.index or choice.finish_reason or delta.refusal or delta.tool_calls:
+        return None
+    if delta.reasoning_content or delta.reasoning or delta.reasoning_details or delta.function_call is not None:
+        return None
+    return delta.content if type(delta.content) is str else None
 
 
 def _usage(said: _Usage) -> Usage:

@@ -14,6 +14,8 @@ three things that the top does not offer, and each is left out where it cannot b
 * Whether the body has ended, without waiting for it.
 * Ending the TCP connection at once, in one call that cannot be interrupted.
 
+`flow` goes round all of this for a while: see `http_tap`.
+
 Closing: `close` ends the TCP connection unless the body was read to its end.  `settle` is for an answer whose terminal
 event has been seen: the last few bytes of framing are read in the background, for at most `SETTLE_S`, so that the
 connection can serve the next request, and nobody waits for that.
@@ -31,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from everstream.core.errors import EverstreamError
 from everstream.providers.base import ProviderError
+from everstream.providers.http_tap import tap_on
 
 if TYPE_CHECKING:
     import httpx2
@@ -102,6 +105,14 @@ class Body:
         self._next: Callable[[], Awaitable[bytes]] = response.iter_bytes().__anext__
         # What has arrived; b"" at the end of the body.  Raises one of `read_errors()`.
         self.read: Callable[[], Awaitable[bytes]] = direct or self._iterate
+
+    async def flow(self, take: Callable[[bytes], bool]) -> bool:
+        """Hand what arrives to `take`, as it arrives, until that returns False.
+
+        False when nothing more can be had in this way; the rest, which may be all of it, is to be read.
+        """
+        tap = tap_on(self._raw)
+        return tap is not None and await tap.flow(take)
 
     async def _iterate(self) -> bytes:
         try:

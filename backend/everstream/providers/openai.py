@@ -23,10 +23,10 @@ import msgspec
 
 from everstream.core.events import Continuation, Request
 from everstream.providers import pricing
-from everstream.providers.base import Batch, ModelInfo, Progress, ProviderError
+from everstream.providers.base import Batch, ModelInfo, Progress, ProviderError, Sink
 from everstream.providers.chat_completions import ChatFold
 from everstream.providers.chat_request import chat_body, thinks_always
-from everstream.providers.http_answer import Fold, answer
+from everstream.providers.http_answer import Fold, Opener, answer, pour
 from everstream.providers.http_body import SETTLE_S, connection_error, make_limits, make_timeout, read_errors
 from everstream.providers.http_errors import status_error, tell_of_long_waits
 from everstream.providers.responses_api import ResponsesFold, responses_body
@@ -131,6 +131,15 @@ class OpenAIProvider:
 
     def generate(self, request: Request, progress: Progress | None = None) -> AsyncGenerator[Batch, None]:
         """Ask, and yield batches as they come.  Contract: `base.Provider.generate`."""
+        opener, fold = self._ask(request)
+        return answer(self.name, opener, fold, self._settling)
+
+    async def pour(self, request: Request, progress: Progress | None, sink: Sink) -> None:
+        """Ask, and hand batches on as they come.  Contract: `base.PouringProvider.pour`."""
+        opener, fold = self._ask(request)
+        await pour(self.name, opener, fold, self._settling, sink)
+
+    def _ask(self, request: Request) -> tuple[Opener, Fold]:
         fold: Fold
         responses = request.extra.get("api", self._api) == "responses"
         if responses:
@@ -140,7 +149,7 @@ class OpenAIProvider:
             body, warnings = chat_body(request, official=self._official)
             body.pop("api", None)
             fold = ChatFold(self.name, warnings)
-        return answer(self.name, lambda: self._open(body, responses), fold, self._settling)
+        return lambda: self._open(body, responses), fold
 
     async def aclose(self) -> None:
         """Close the pool.  Idempotent; a later request makes a new one."""

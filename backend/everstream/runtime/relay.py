@@ -24,6 +24,7 @@ from everstream.core.errors import EverstreamError
 from everstream.core.events import (
     CONTENT,
     Cost,
+    DeltaText,
     DeltaToolCall,
     EndReason,
     ErrorInfo,
@@ -104,6 +105,7 @@ class Relay:
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
         self._warnings: list[str] = []
+        self._uncommitted_max = settings.uncommitted_bytes
         tokens = self._affordable()
         chars_max = settings.stream_bytes  # of which none takes less than a byte
         self._chars_max = chars_max if tokens is None else min(chars_max, tokens * CHARS_PER_TOKEN)
@@ -171,17 +173,38 @@ class Relay:
             self._end(error)
 
     async def _read(self) -> None:
-        generator = self._provider.generate(self._request, progress_of(self._shown) if self._shown else None)
-        bound = self._settings.uncommitted_bytes
-        feed, committer, clock = self._feed, self._committer, self._clock
-        async with aclosing(generator) as batches:
+        progress = progress_of(self._shown) if self._shown else None
+        pour = getattr(self._provider, "pour", None)
+        if pour is not None:
+            await pour(self._request, progress, self)
+            return
+        async with aclosing(self._provider.generate(self._request, progress)) as batches:
             async for batch in batches:
-                self._last_at = clock()
-                if batch:
-                    committer.dirty(feed, urgent=self._take(batch))
-                    if self._log.pending_chars >= bound:
-                        await committer.room(feed, bound)
-                        self._last_at = clock()
+                if not self.take(batch):
+                    await self.room()
+
+    def take(self, batch: Batch) -> bool:
+        """What the provider said.  False: it is to wait for `room`.  Contract: `base.Sink`."""
+        self._last_at = now = self._clock()
+        log = self._log
+        if len(batch) == 1 and type(batch[0]) is DeltaText and log.phase is Phase.STREAMING and self._stop is None:
+            # One more token, which most batches are: what `_take` would do, without looking at anything else.
+            text = batch[0]
+            log.append(text)
+            meter = self._meter
+            meter.chars += len(text.text)
+            meter.last_at = now
+            if meter.chars >= self._chars_max:
+                self._spend()
+            self._committer.dirty(self._feed)
+        elif batch:
+            self._committer.dirty(self._feed, urgent=self._take(batch))
+        return log.pending_chars < self._uncommitted_max
+
+    async def room(self) -> None:
+        """Back-pressure: until the store has caught up."""
+        await self._committer.room(self._feed, self._uncommitted_max)
+        self._last_at = self._clock()
 
     def _take(self, batch: Batch) -> bool:
         """Add a batch to the log.  True where somebody waits for it: it is more than further content."""
