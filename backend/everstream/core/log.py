@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from everstream.core.events import ORDER, Event, Phase, StreamEnd
+from everstream.core.events import ORDER, DeltaText, Event, Phase, StreamEnd
 from everstream.core.lease import Epochs, agreement, epoch_at
 from everstream.core.summary import NOTHING, Summary, fold
 
@@ -162,8 +162,11 @@ class Log:
         if phase is not self.phase:
             self._enter(phase)
         self.entries.append(event)
-        text = getattr(event, "text", None) or getattr(event, "arguments", None)
-        self.pending_chars += len(text) if text else 32
+        if type(event) is DeltaText:  # which nearly all are
+            self.pending_chars += len(event.text)
+        else:
+            text = getattr(event, "text", None) or getattr(event, "arguments", None)
+            self.pending_chars += len(text) if text else 32
         return self.base + len(self.entries)
 
     def reign(self, epoch: int) -> None:
@@ -194,7 +197,7 @@ class Log:
         if verdict is Verdict.GAP:
             self.acked = max(tail, self.base)
             return False
-        self.acked = min(tail, self.tail)
+        self.acked = min(tail, self.base + len(self.entries))
         self.pending_chars -= self._sent_chars
         self._sent_chars = 0
         if self.acked <= self.committed:

@@ -36,7 +36,8 @@ class FramedEncoder(PlainEncoder):
         self._opcode = _OPCODES[encoding]
 
     def entry(self, stream: str, run: Run) -> bytes:
-        return websocket_frame(self._opcode, super().entry(stream, run))
+        payload = encode_entry(self.encoding, stream, run.after, run.upto, run.event)
+        return websocket_frame(self._opcode, payload)
 
     def frame(self, frame: Any) -> bytes:
         return websocket_frame(self._opcode, super().frame(frame))

@@ -23,6 +23,7 @@ from everstream.config import Settings
 from everstream.core import protocol
 from everstream.core.cursor import Cursor
 from everstream.core.errors import CLOSE_TOO_SLOW, EverstreamError
+from everstream.core.events import Phase
 from everstream.core.log import Log, Position
 from everstream.core.protocol import ClientProtocol, Command, Id, Refuse, error_frame, error_of, reply
 from everstream.core.wire import Encoding
@@ -148,11 +149,11 @@ class Connection:
                 continue
             new = self._take(feed)
             frames += new
-            size += sum(map(len, new))
+            size += len(new[0]) if len(new) == 1 else sum(map(len, new))
         if frames:
             self._last_sent = self._loop.time()
             self._outlet.write(frames)
-        if not self._outlet.full:
+        if self._ready and not self._outlet.full:
             self._on_room()
 
     def _take(self, feed: Feed) -> list[bytes]:
@@ -171,7 +172,7 @@ class Connection:
             frames = []
         if cursor.offset < log.committed:
             self._ready[feed] = None
-        elif log.ended:  # nothing will ever follow
+        elif log.phase is Phase.ENDED and log.ended:  # nothing will ever follow
             self._leave(feed)
         return frames
 

@@ -24,6 +24,7 @@ from typing import Protocol
 import structlog
 
 from everstream.core.errors import EverstreamError
+from everstream.core.events import Phase
 from everstream.core.log import Verdict
 from everstream.runtime.counters import Counters
 from everstream.runtime.ending import end
@@ -215,5 +216,5 @@ class Committer:
     def _write(self, feed: Feed) -> Write:
         log = feed.log
         base, entries = log.acked, log.pending()
-        ends = log.closed and 0 < len(entries) == log.tail - base
+        ends = log.phase is Phase.ENDED and 0 < len(entries) == log.tail - base
         return Write(feed.stream, log.epochs, base, entries, ends, self._node, b"" if base else feed.meta)

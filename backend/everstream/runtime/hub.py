@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from everstream.core.cursor import Cursor, Run, runs
+from everstream.core.events import Phase
 from everstream.core.log import Log, Position
 from everstream.core.summary import Summary, fold
 from everstream.store.base import State, Store
@@ -112,6 +113,10 @@ class Feed:
 
     def take(self, cursor: Cursor, encoder: Encoder) -> list[bytes]:
         """The frames after the cursor, which moves with them; at most about FRAME_CHARS_MAX of text."""
+        log, after = self.log, cursor.offset
+        if log.committed == after + 1 and len(self.cursors) == 1:  # one new token, and nobody to share its frame with
+            cursor.offset = log.committed
+            return [encoder.entry(self.stream, Run(after, log.committed, log.entries[after - log.base]))]
         key = (cursor.offset, encoder)
         made = self._frames.get(key)
         if made is None:
@@ -127,11 +132,12 @@ class Feed:
 
     def advanced(self, now: float) -> None:
         """`committed` moved: wake every reader."""
-        self._frames.clear()
+        if self._frames:
+            self._frames.clear()
         self.checked_at = now
         for reader in self.cursors:
             reader.wake(self)
-        if self.log.ended:
+        if self.log.phase is Phase.ENDED and self.log.ended:
             self.ended_at = now
         if self._moved is not None:
             self._moved.set()
