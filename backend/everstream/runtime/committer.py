@@ -35,8 +35,8 @@ logger = structlog.get_logger(__name__)
 
 STREAMS_PER_COMMIT_MAX = 1024
 BUSY_STREAMS_PER_S = 2_000
-COMPANY = 4
-GATHER_S = 0.001  # the loop's timers are no finer
+COMPANY = 16
+GATHER_S = 0.003  # unseen in a running answer; at 5000 tokens a second each costs a fifth less than with 0.001
 PACE_WINDOW_S = 0.05
 PROBES_PER_CALL = 128  # they must not keep those waiting that have something to say
 RETRY_FIRST_S = 0.02
