@@ -16,6 +16,7 @@ import asyncio
 import json
 import random
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -80,7 +81,8 @@ class Asked:
 class WireServer:
     """See the module's text.  `closed_at` holds the loop's time of each disconnect by a client."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.reply: Reply | Callable[[Asked], Reply] = Reply()
         self.requests: list[Asked] = []
         self.connections = 0
@@ -91,9 +93,9 @@ class WireServer:
         self.url = ""
 
     async def __aenter__(self) -> WireServer:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, backlog=512)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, backlog=512, ssl=self._tls)
         port = self._server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{port}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
