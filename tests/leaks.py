@@ -71,6 +71,12 @@ def _descends(pid: str) -> bool:
     return pid == ours
 
 
+def _left_to_another(pid: str) -> bool:
+    """Has it ended, and is it a child's child?  Then waiting for it is the child's matter: a browser takes its time."""
+    fields = _read(pid, "stat").rpartition(b")")[2].split()
+    return not fields or (fields[0] == b"Z" and fields[_PPID_FIELD] != str(os.getpid()).encode())
+
+
 def all_processes() -> set[str]:
     """The ids of all processes of the machine."""
     return {name for name in os.listdir(_PROC) if name.isdigit()} if _FDS.is_dir() else set()
@@ -88,6 +94,8 @@ class Before:
         """What is new since then and ours, a line each."""
         found = [f"open {name}" for name in sorted(open_sockets() - self._sockets)]
         for pid in sorted(all_processes() - self._processes, key=int):
+            if _left_to_another(pid):
+                continue
             command = _read(pid, "cmdline").replace(b"\0", b" ").strip()
             if any(kept in command for kept in _KEPT) or not (_descends(pid) or _works_in(pid, self._folder)):
                 continue
