@@ -74,8 +74,8 @@ format: .venv/.dev ## put the source into its format, and fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-sim: .venv/.dev ## run the simulator over SEEDS seeds (20000)
-	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
+sim: .venv/.dev ## run the simulator over SEEDS seeds (20000), then take each rule away in turn
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --mutants $(ARGS)
 
 bench: .venv/.dev ## measure what a token costs
 	@$(BIN)/python -m tests.bench $(ARGS)
