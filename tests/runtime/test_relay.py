@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 
 import pytest
 from tests.runtime.conftest import (
@@ -23,7 +24,7 @@ from tests.runtime.conftest import (
 
 from everstream.core.errors import FAULTS, EverstreamError
 from everstream.core.events import Budget, DeltaText, DeltaToolCall, Finish, Message, Request, StreamEnd, Usage
-from everstream.providers.base import ProviderError
+from everstream.providers.base import Batch, Progress, ProviderError
 from everstream.runtime.hub import Feed
 from everstream.runtime.node import Node
 
@@ -229,6 +230,28 @@ async def test_silence_in_mid_answer_is_a_time_out_and_signs_of_life_are_none(st
         end = await ended(feed)
         assert end.error is not None
         assert (end.error.code, said(feed)) == ("provider.timeout", "half")
+
+
+@pytest.mark.parametrize("swallows", [False, True], ids=["answers with an error", "ends as if all were well"])
+async def test_a_time_out_stays_one_however_the_provider_takes_it(store: CountingStore, swallows: bool) -> None:
+    class Muffled(Hand):
+        name = "muffled"
+
+        async def generate(self, request: Request, progress: Progress | None = None) -> AsyncGenerator[Batch, None]:
+            try:
+                yield (HEADERS,)
+                yield (DeltaText("half"),)
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if not swallows:
+                    raise OSError("broken pipe") from None
+                yield (Finish("stop"),)
+
+    async with running(store, Muffled(), provider_idle_timeout_s=0.05) as node:
+        end = await ended(await node.generate(request("muffled/any"), "anonymous", None))
+        assert end.reason == "failed"
+        assert end.error is not None
+        assert end.error.code == "provider.timeout"
 
 
 async def test_a_budget_ends_the_answer_and_says_so(node: Node, hand: Hand) -> None:

@@ -59,11 +59,6 @@ def unpack_summary(packed: bytes) -> Summary:
     return _summary_decoder.decode(packed)
 
 
-def pack_json(value: Any) -> bytes:
-    """A value of any msgspec type as JSON."""
-    return _json.encode(value)
-
-
 def encode(encoding: Encoding, frame: Any) -> bytes:
     """A frame that is no entry: any map or Struct with its `type`."""
     return _json.encode(frame) if encoding is Encoding.JSON else _msgpack.encode(frame)

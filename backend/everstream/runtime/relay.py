@@ -255,20 +255,20 @@ class Relay:
         self._meter.chars += len(event.arguments if isinstance(event, DeltaToolCall) else event.text)
 
     def _outcome(self, reading: asyncio.Task[None]) -> EverstreamError | None:
-        """What the reading ended with; its failure, where it failed by itself."""
+        """What the reading ended with; its failure, where it failed by itself.
+
+        Why it was stopped counts, not how: a provider may answer a cancellation with another error, or not at all.
+        """
         if not reading.done():
             logger.warning("a provider did not let go in time", stream=self._feed.stream)
-            return None
-        if reading.cancelled():
-            if self._stop is Stop.IDLE:
-                what = "stopped in mid-answer" if self._answered else "did not answer"
-                return EverstreamError("provider.timeout", f"the provider {what}")
-            if self._stop is None:  # something inside the provider was cancelled, and not by us
-                return EverstreamError("internal", "the generation was broken off inside the server")
-            return None
-        failure = reading.exception()
+        failure = reading.exception() if reading.done() and not reading.cancelled() else None
+        if self._stop is Stop.IDLE:
+            what = "stopped in mid-answer" if self._answered else "did not answer"
+            return EverstreamError("provider.timeout", f"the provider {what}")
         if self._stop is not None:
             return None
+        if reading.cancelled():  # something inside the provider was cancelled, and not by us
+            return EverstreamError("internal", "the generation was broken off inside the server")
         if failure is None:
             if self._finished:
                 return None

@@ -18,13 +18,12 @@ LOOK_S = 0.25
 
 
 class Line(asyncio.Protocol):
-    def __init__(self, transport: asyncio.Transport, owner: object, timeout_s: float) -> None:
+    def __init__(self, transport: asyncio.Transport, timeout_s: float) -> None:
         """Take `transport` over.  Whatever was asked on it before must have been answered.
 
-        `owner` made the transport, and would close it when forgotten.
+        Whoever made the transport must be kept: a connection of redis-py closes it when it is collected.
         """
         self._transport = transport
-        self._owner = owner
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()

@@ -263,7 +263,7 @@ class ValkeyStore:
             await self._commits.disconnect(nowait=True)
         self._commits = connection  # kept: it closes the line's transport when it is collected
         assert connection._writer is not None
-        return Line(cast(asyncio.Transport, connection._writer.transport), connection, self._timeout_s)
+        return Line(cast(asyncio.Transport, connection._writer.transport), self._timeout_s)
 
     async def create(self, stream: str, request: str, meta: bytes) -> Created:
         tagged = self._tagged(partition_of(stream))
