@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from hypothesis import HealthCheck, settings
+
 from tests.leaks import no_leaks, no_leaks_in_the_loop
+
+# How fast this machine is at the moment is no claim of ours: no deadline, and no check of how long an example takes.
+settings.register_profile("everstream", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("everstream")
 
 __all__ = ["no_leaks", "no_leaks_in_the_loop"]

@@ -132,7 +132,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:  # type: ignore[misc]
     server.kill()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(steps=STEPS)
 def test_the_server_does_whatever_the_reference_does(url: str, steps: list[tuple[str, int, int, int]]) -> None:
     asyncio.run(compare(url, steps))
