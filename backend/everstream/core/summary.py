@@ -53,8 +53,8 @@ def fold(entries: Iterable[Event], onto: Summary = NOTHING) -> Summary:
             thinking.append(entry.text)
         elif isinstance(entry, DeltaToolCall):
             call = tools.setdefault(entry.index, [None, None, []])
-            call[0] = call[0] or entry.call_id
-            call[1] = call[1] or entry.name
+            call[0] = call[0] or entry.call_id or None  # an empty name is none
+            call[1] = call[1] or entry.name or None
             call[2].append(entry.arguments)
         elif isinstance(entry, DeltaRefusal):
             refusal.append(entry.text)
