@@ -213,7 +213,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _settings_parser(program: str, description: str, usage: str = "[FLAGS]") -> _Parser:
-    from everstream.config import CONFIG_ENV, CONFIG_NAME, Settings, describe
+    from everstream.config import CONFIG_ENV, CONFIG_NAME, describe
+    from everstream.settings import Settings
 
     parser = _Parser(prog=program, usage=usage, description=description, epilog=KEYS_EPILOG)
     parser.add_argument(

@@ -1,7 +1,7 @@
 """Every setting of a server, in one table.
 
-`Settings` is the table: a name (with its unit in it), a type, a range, a default and a description.  The flags of
-`everstream serve`, the environment variables, the keys of `everstream.toml`, `everstream config` and the table in
+`settings.Settings` is the table: a name (with its unit in it), a type, a range, a default and a description.  The flags
+of `everstream serve`, the environment variables, the keys of `everstream.toml`, `everstream config` and the table in
 the documents are all read from it, so a setting cannot exist in one of them and be missing in another.
 
 A value comes from the first of these that has one:
@@ -14,8 +14,7 @@ that nobody gave.
 
 Nothing is guessed and nothing is ignored: a name that is not in the table is an error that names the nearest one
 that is, and a wrong value is one line that says what is wrong and where the value came from.  All problems are told
-at once.  `Settings(...)` itself reads no environment and no file, so that a test or a program that embeds a server
-gets exactly what it wrote; `load()` is what looks around.
+at once.
 """
 
 from __future__ import annotations
@@ -23,31 +22,21 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticCustomError
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import SecretStr, ValidationError
+from pydantic_settings import EnvSettingsSource, TomlConfigSettingsSource
 
-ENV_PREFIX: Final = "EVERSTREAM_"
+from everstream.settings import ENV_PREFIX, Settings
+
 CONFIG_ENV: Final = "EVERSTREAM_CONFIG"  # names the file, so it cannot be in it
 CONFIG_NAME: Final = "everstream.toml"
 MASK: Final = "********"
-
-# The first of each pair must be less than the second, or the feature that they belong to cannot work.
-ORDERED: Final = (("lease_renew_ms", "lease_ms"), ("uncommitted_bytes", "stream_bytes"))
 
 # What to say about a wrong value where pydantic's own words are for programmers: by setting, or by kind of error.
 WANTED: Final = {
@@ -63,166 +52,6 @@ WANTED: Final = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
 }
-
-
-def default_data_dir() -> Path:
-    """Where the platform keeps a program's data: XDG on Linux, its own places on macOS and Windows."""
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        given = os.environ.get("XDG_DATA_HOME", "")
-        base = Path(given) if given.startswith("/") else Path.home() / ".local" / "share"
-    return base / "everstream"
-
-
-Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
-Size = Annotated[int, Field(ge=1_024, le=1_073_741_824)]  # bytes
-Wait = Annotated[float, Field(gt=0, le=3_600)]  # seconds that something may take: never none, never for ever
-Span = Annotated[float, Field(ge=0, le=86_400)]  # seconds that something lasts; 0: not at all
-Pause = Annotated[int, Field(ge=0, le=600_000)]  # milliseconds
-Keep = Annotated[int, Field(ge=60, le=315_360_000)]  # seconds in the store, a minute to ten years
-
-
-class Settings(BaseSettings):
-    """The settings of one server.  Immutable.  Times are in the unit that ends the name, sizes in bytes."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX,
-        env_ignore_empty=True,
-        extra="forbid",
-        frozen=True,
-        validate_default=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-    )
-
-    # who may reach it, and where it keeps things
-    host: Text = Field(default="127.0.0.1", description="Address to listen on.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
-    store: str = Field(
-        default="embedded://",
-        pattern=r"^[a-z][a-z0-9+.-]*://",
-        description="Where streams are kept: embedded:// runs a private store here, redis://host:6379/0 uses yours.",
-    )
-    data_dir: Path = Field(default_factory=default_data_dir, description="Directory of the embedded store's data.")
-    valkey_bin: Path | None = Field(
-        default=None, description="The valkey-server or redis-server that embedded:// runs; unset: the packaged one."
-    )
-    key_prefix: str = Field(
-        default="es",
-        pattern=r"^[A-Za-z0-9_.:-]{1,32}$",
-        description="What every key in the store begins with, so that several installations can share one.",
-    )
-    insecure: bool = Field(default=False, description="Serve other machines although nobody has to say who they are.")
-    allowed_origins: str = Field(
-        default="", description="Other sites whose pages may connect, as https://host:port, with commas; * lets all."
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="The least severe message that is logged."
-    )
-    log_format: Literal["console", "json"] = Field(
-        default="console", description="How log lines are written: for people or for machines."
-    )
-
-    # connections
-    heartbeat_ms: int = Field(
-        default=15_000, ge=100, le=600_000, description="Silence after which the server sends a heartbeat."
-    )
-    hello_timeout_s: Wait = Field(default=10.0, description="How long a new connection may take to say hello.")
-    frame_bytes: Size = Field(default=1_048_576, description="The largest frame taken from a client.")
-    streams_per_connection: Count = Field(default=64, description="Streams that one connection may read at a time.")
-    commands_in_flight: Count = Field(
-        default=64, description="Commands of one connection that may wait for their answer."
-    )
-    write_high_water_bytes: Size = Field(
-        default=262_144, description="Unsent bytes of one connection above which nothing more is written to it."
-    )
-    write_timeout_s: Wait = Field(default=10.0, description="How long a client may take nothing before it is dropped.")
-    ping_interval_s: Wait = Field(default=20.0, description="How often a WebSocket is pinged.")
-    ping_timeout_s: Wait = Field(default=20.0, description="How long the answer to a ping may take.")
-    drain_s: Span = Field(default=10.0, description="How long a stopping server lets answers finish by themselves.")
-    goaway_spread_ms: Pause = Field(
-        default=5_000, description="The time over which a stopping server sends its clients elsewhere, a few at a time."
-    )
-
-    # providers
-    provider_headers_timeout_s: Wait = Field(
-        default=60.0, description="How long a provider may take to accept a request."
-    )
-    provider_idle_timeout_s: Wait = Field(
-        default=60.0, description="How long a provider may be silent in the middle of an answer."
-    )
-    provider_max_connections: Count = Field(default=4_096, description="Connections to one provider at a time.")
-    provider_max_retries: int = Field(
-        default=2, ge=0, le=10, description="How often a request is tried again before its first token."
-    )
-    openai_api: Literal["chat", "responses"] = Field(
-        default="chat", description="The OpenAI interface to speak: Chat Completions or Responses."
-    )
-    openai_base_url: Text | None = Field(
-        default=None, description="Address of an OpenAI-compatible service; unset: OPENAI_BASE_URL."
-    )
-    openai_api_key: SecretStr | None = Field(default=None, description="Key for OpenAI; unset: OPENAI_API_KEY.")
-    anthropic_base_url: Text | None = Field(
-        default=None, description="Address of the Anthropic service; unset: ANTHROPIC_BASE_URL."
-    )
-    anthropic_api_key: SecretStr | None = Field(
-        default=None, description="Key for Anthropic; unset: ANTHROPIC_API_KEY."
-    )
-
-    # streams and their store
-    uncommitted_bytes: Size = Field(
-        default=262_144,
-        description="Bytes of one stream that may wait for the store; above it the server stops reading the provider.",
-    )
-    stream_bytes: Size = Field(default=33_554_432, description="The largest stream; a longer answer is ended there.")
-    stream_ttl_s: Keep = Field(default=604_800, description="How long the store keeps a stream after its last entry.")
-    request_ttl_s: Keep = Field(default=86_400, description="How long a repeated request gets its first reply.")
-    fold_after_s: int = Field(
-        default=600, ge=0, le=315_360_000, description="Age at which an ended stream is folded into its summary."
-    )
-    linger_s: Span = Field(default=60.0, description="How long an ended stream stays in the server's memory.")
-    streams_in_memory: Count = Field(default=10_000, description="Streams that the server holds in memory at a time.")
-    store_timeout_s: Wait = Field(default=1.0, description="How long a call to the store may take before another try.")
-    lease_ms: int = Field(
-        default=1_500, ge=100, le=60_000, description="Silence after which others adopt this server's streams."
-    )
-    lease_renew_ms: int = Field(
-        default=500, ge=10, le=60_000, description="How often a server says that it is alive; less than lease_ms."
-    )
-
-    @field_validator("data_dir", "valkey_bin", mode="after")
-    @classmethod
-    def _made_absolute(cls, value: Path | None) -> Path | None:
-        return None if value is None else value.expanduser().absolute()
-
-    @field_validator("openai_api_key", "anthropic_api_key", mode="after")
-    @classmethod
-    def _empty_is_unset(cls, value: SecretStr | None) -> SecretStr | None:
-        return value if value and value.get_secret_value() else None
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Settings:
-        for less, more in ORDERED:
-            if getattr(self, less) >= getattr(self, more):
-                message = f"{less} = {getattr(self, less)} must be less than {more} = {getattr(self, more)}"
-                raise PydanticCustomError("ordered", "{text}", {"text": message, "fields": (less, more)})
-        return self
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what the caller wrote: `load` reads the other sources itself, to know where each value came from."""
-        return (init_settings,)
 
 
 NAMES: Final = tuple(Settings.model_fields)

@@ -34,7 +34,7 @@ async def provider() -> AsyncIterator[WireServer]:
 
 @pytest.fixture
 async def server(tmp_path: Path, provider: WireServer) -> AsyncIterator[ServerProcess]:
-    args = ("--openai-base-url", provider.url, "--openai-api-key", "k", "--goaway-spread-ms", "0", "--drain-s", "0")
+    args = ("--openai-base-url", provider.url, "--openai-api-key", "k", "--goaway-spread-ms", "0", "--drain-ms", "0")
     async with running_server(tmp_path / "data", *args) as server:
         yield server
 

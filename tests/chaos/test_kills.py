@@ -28,7 +28,7 @@ GONE = (ConnectionClosed, OSError, EOFError, TimeoutError)
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
-    async with running_server(tmp_path / "data", "--goaway-spread-ms", "0", "--drain-s", "0") as server:
+    async with running_server(tmp_path / "data", "--goaway-spread-ms", "0", "--drain-ms", "0") as server:
         yield server
 
 

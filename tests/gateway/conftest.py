@@ -20,12 +20,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from everstream.config import Settings
 from everstream.gateway.server import Server, uvicorn_config
 from everstream.gateway.websocket import Connections
 from everstream.providers.registry import Registry
 from everstream.providers.scripted import Scripted
 from everstream.runtime.node import Node
+from everstream.settings import Settings
 from everstream.store.memory import MemoryStore
 
 WAIT_S = 10.0
@@ -168,7 +168,7 @@ async def serving(
     """`registry` makes the providers; without it they are `hand` and `scripted`."""
     store = store or MemoryStore()
     hand = Hand()
-    settings: Settings = settings_of(**{"goaway_spread_ms": 0, "drain_s": 0.0} | given)
+    settings: Settings = settings_of(**{"goaway_spread_ms": 0, "drain_ms": 0} | given)
     providers = registry(settings) if registry else Registry({"hand": lambda: hand, "scripted": Scripted})
     node = Node(settings, store, providers)
     await node.start()

@@ -20,7 +20,7 @@ from everstream.store import embedded
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
-    async with running_server(tmp_path / "data", "--goaway-spread-ms", "300", "--drain-s", "1") as server:
+    async with running_server(tmp_path / "data", "--goaway-spread-ms", "300", "--drain-ms", "1000") as server:
         yield server
 
 

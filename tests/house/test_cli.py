@@ -17,8 +17,9 @@ import structlog
 
 import everstream
 from everstream.cli import COMMANDS, Exit, main
-from everstream.config import NAMES, ConfigError, Settings, flag_of
+from everstream.config import NAMES, ConfigError, flag_of
 from everstream.core.errors import EverstreamError
+from everstream.settings import Settings
 from everstream.store.base import StoreUnavailable
 
 CPU_LIMIT_S = 0.15

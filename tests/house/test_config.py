@@ -13,7 +13,8 @@ import pytest
 from pydantic import ValidationError
 
 from everstream import config
-from everstream.config import NAMES, ConfigError, Settings, Source, describe, effective, env_of, flag_of, load
+from everstream.config import NAMES, ConfigError, Source, describe, effective, env_of, flag_of, load
+from everstream.settings import Settings
 
 UNITS = ("_ms", "_s", "_bytes")
 CPU_LIMIT_S = 1.5  # measured 0.32 s; the bound only has to catch an import that does not belong here
@@ -35,13 +36,13 @@ def problems(flags: dict[str, str | bool] | None = None, config_file: Path | Non
 def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "everstream.toml").write_text("port = 1\nheartbeat_ms = 1001\ndrain_s = 1.5\n")
+    (tmp_path / "everstream.toml").write_text("port = 1\nheartbeat_ms = 1001\nlinger_s = 1.5\n")
     monkeypatch.setenv("EVERSTREAM_PORT", "2")
     monkeypatch.setenv("EVERSTREAM_HEARTBEAT_MS", "1002")
     loaded = load({"port": "3"})
-    assert (loaded.settings.port, loaded.settings.heartbeat_ms, loaded.settings.drain_s) == (3, 1002, 1.5)
+    assert (loaded.settings.port, loaded.settings.heartbeat_ms, loaded.settings.linger_s) == (3, 1002, 1.5)
     assert loaded.settings.host == "127.0.0.1"
-    sources = [loaded.origins[name].source for name in ("port", "heartbeat_ms", "drain_s", "host")]
+    sources = [loaded.origins[name].source for name in ("port", "heartbeat_ms", "linger_s", "host")]
     assert sources == [Source.FLAG, Source.ENV, Source.FILE, Source.DEFAULT]
 
 
@@ -99,10 +100,10 @@ def test_an_unknown_name_is_an_error_that_names_the_nearest_one(
         ("port", "http", "a whole number"),
         ("port", "65536", "less than or equal to 65535"),
         ("port", "-1", "greater than or equal to 0"),
-        ("drain_s", "soon", "a number"),
-        ("drain_s", "nan", "a finite number"),
-        ("drain_s", "inf", "a finite number"),
-        ("drain_s", "-1", "greater than or equal to 0"),
+        ("linger_s", "soon", "a number"),
+        ("linger_s", "nan", "a finite number"),
+        ("linger_s", "inf", "a finite number"),
+        ("linger_s", "-1", "greater than or equal to 0"),
         ("store_timeout_s", "0", "greater than 0"),
         ("stream_ttl_s", "-5", "greater than or equal to 60"),
         ("insecure", "maybe", "true or false"),
@@ -133,7 +134,7 @@ def test_a_lease_must_be_renewed_before_it_lapses(monkeypatch: pytest.MonkeyPatc
 def test_all_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERSTREAM_PORT", "x")
     monkeypatch.setenv("EVERSTREAM_NONSENSE", "x")
-    assert len(problems({"host": "", "drain_s": "x"})) == 4
+    assert len(problems({"host": "", "linger_s": "x"})) == 4
 
 
 @pytest.mark.parametrize("content", [b"port = ", b"\xff\xfe"])

@@ -18,8 +18,8 @@ import structlog
 
 from everstream import doctor
 from everstream.cli import main
-from everstream.config import Settings
 from everstream.doctor import Finding, Verdict, as_json, as_text, examine, healthy
+from everstream.settings import Settings
 from everstream.store.embedded import attach, status
 
 SOUND = {"valkey_version": "9.1.2", "role": "master", "aof_enabled": "1", "maxmemory_policy": "noeviction"}
@@ -83,11 +83,11 @@ async def test_every_finding_that_is_not_good_says_what_to_do(monkeypatch: pytes
 
 
 async def test_wrong_settings_are_told_and_what_depends_on_them_is_left_out() -> None:
-    findings = await examine({"port": "x", "drain_s": "y"})
+    findings = await examine({"port": "x", "linger_s": "y"})
     assert [finding.check for finding in findings] == ["python", "open files", "settings"]
     assert findings[-1].verdict is Verdict.PROBLEM
     assert "port = 'x' (flag --port)" in findings[-1].found
-    assert "drain_s = 'y' (flag --drain-s)" in findings[-1].found
+    assert "linger_s = 'y' (flag --linger-s)" in findings[-1].found
 
 
 async def test_a_taken_port_is_a_problem() -> None:

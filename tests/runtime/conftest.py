@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from everstream.config import Settings
 from everstream.core.cursor import Run
 from everstream.core.events import (
     ORDER,
@@ -28,6 +27,7 @@ from everstream.providers.registry import Registry
 from everstream.providers.scripted import Scripted
 from everstream.runtime.hub import Feed
 from everstream.runtime.node import Node
+from everstream.settings import Settings
 from everstream.store.memory import MemoryStore
 
 WAIT_S = 10.0

@@ -143,7 +143,10 @@ SeamCheck = Literal["verified", "heuristic", "unverified"]
 
 
 class Seam(Event, frozen=True, gc=False, tag="seam"):
-    """From here another node, or another call, carries on.  `continuation` null: only `stream_end` follows."""
+    """From here another node, or another call, carries on.  `continuation` null: only `stream_end` follows.
+
+    `model` is set where another model carries on than the one before.
+    """
 
     epoch: int
     attempt: int
@@ -151,6 +154,7 @@ class Seam(Event, frozen=True, gc=False, tag="seam"):
     continuation: Continuation | None
     check: SeamCheck | None
     node: str
+    model: str | None = None
 
 
 class LastToken(Event, frozen=True, gc=False, tag="last_token"):
@@ -238,6 +242,25 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     warnings: tuple[str, ...] = ()
+
+
+class Mark(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What a provider needs to carry on from here.  Kept beside the entry before it, never shown.
+
+    `cursor` (plain data) takes the place of an earlier one.  `tokens` are the ids of the tokens that the entries since
+    the last mark are made of: they add up.  `before` counts those of earlier marks; the log sets it.
+    """
+
+    cursor: Any = None
+    tokens: tuple[int, ...] = ()
+    before: int = 0
+
+
+class Resumed(msgspec.Struct, frozen=True, gc=False):
+    """A provider has taken an interrupted answer up again, and this is how.  The relay makes a `seam` of it."""
+
+    continuation: Continuation
+    check: SeamCheck | None = None
 
 
 class Phase(Enum):

@@ -4,7 +4,8 @@ Offsets count from 1.  Three of them matter:
 
     base       entries up to here are gone from memory; `summary` is their sum
     acked      the store holds this much of what we lead; what follows is sent (again) with the next commit
-    committed  readers may see this much; it never moves back
+    committed  readers may see this much; it never moves back.  What the store has acknowledged, unless `reveal` was
+               called, which lets them see what the store may still lose
 
 A log is *led* (this node appends, and commits to the store) or *followed* (this node is offered what the leader
 committed).  The rules below are driven by the simulator; each is necessary:
@@ -19,13 +20,14 @@ committed).  The rules below are driven by the simulator; each is necessary:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from everstream.core.events import ORDER, DeltaText, Event, Phase, StreamEnd
+from everstream.core.events import CONTENT, ORDER, DeltaText, Event, Mark, Phase, Seam, StreamEnd
 from everstream.core.lease import Epochs, agreement, epoch_at
 from everstream.core.summary import NOTHING, Summary, fold
+from everstream.core.trail import Trail, trail_of
 
 COMMIT_ENTRIES_MAX = 512  # a commit of one stream; the rest goes with the next round trip
 
@@ -65,10 +67,12 @@ class Log:
         "entries",
         "epochs",
         "fenced",
+        "marks",
         "pending_chars",
         "phase",
         "stream",
         "summary",
+        "trail",
     )
 
     def __init__(
@@ -79,8 +83,12 @@ class Log:
         *,
         base: int = 0,
         summary: Summary = NOTHING,
+        marks: Mapping[int, Mark] | None = None,
     ) -> None:
-        """A log that the store holds already: everything given counts as committed."""
+        """A log that the store holds already: everything given counts as committed.
+
+        `marks` (by offset) are of use to a leader only.
+        """
         self.stream = stream
         self.epochs = epochs
         self.base = base
@@ -89,6 +97,8 @@ class Log:
         self.acked = self.committed = self.tail
         self.fenced = False
         self.pending_chars = 0  # text that the store does not hold yet: what back-pressure goes by
+        self.marks: dict[int, Mark] = {}  # beside entries that the store does not hold yet
+        self.trail = trail_of(self.entries, base, marks) if marks else Trail()  # what all marks add up to
         self._sent_chars = 0
         self._enter(_phase_of(self.entries, summary, base))
 
@@ -165,13 +175,38 @@ class Log:
         if type(event) is DeltaText:  # which nearly all are
             self.pending_chars += len(event.text)
         else:
+            if type(event) is Seam:
+                self.trail.seam(event, self.content_at())
             text = getattr(event, "text", None) or getattr(event, "arguments", None)
             self.pending_chars += len(text) if text else 32
         return self.base + len(self.entries)
 
+    def mark(self, mark: Mark) -> None:
+        """Put a provider's mark beside the last entry, to be stored with it.  That must not be stored yet."""
+        tail = self.tail
+        known = len(self.trail.tokens)
+        self.trail.mark(tail, Mark(mark.cursor, mark.tokens, known))
+        there = self.marks.get(tail)
+        if there is not None:
+            cursor = there.cursor if mark.cursor is None else mark.cursor
+            self.marks[tail] = Mark(cursor, there.tokens + mark.tokens, there.before)
+        else:
+            self.marks[tail] = Mark(mark.cursor, mark.tokens, known)
+
+    def content_at(self) -> int:
+        """The offset of the last content that a reader may keep; 0 where there is none in memory."""
+        for i in range(len(self.entries) - 1, -1, -1):
+            entry = self.entries[i]
+            if isinstance(entry, CONTENT):
+                return self.base + i + 1
+            if isinstance(entry, Seam) and entry.continuation == "restart":
+                return 0
+        return 0
+
     def reign(self, epoch: int) -> None:
         """Begin a new epoch at the tail, as its leader.  What was not committed is nobody's any more."""
         del self.entries[self.committed - self.base :]
+        self.marks.clear()
         self.epochs = (*self.epochs, (epoch, self.tail))
         self.acked = self.committed
         self.fenced = False
@@ -196,13 +231,25 @@ class Log:
             return False
         if verdict is Verdict.GAP:
             self.acked = max(tail, self.base)
+            trail = self.trail
+            if trail.cursor is not None and trail.cursor_at > self.acked:  # of the earlier ones there is no need
+                self.marks.setdefault(trail.cursor_at, Mark(trail.cursor))
             return False
         self.acked = min(tail, self.base + len(self.entries))
+        if self.marks:
+            self.marks = {offset: mark for offset, mark in self.marks.items() if offset > self.acked}
         self.pending_chars -= self._sent_chars
         self._sent_chars = 0
         if self.acked <= self.committed:
             return False
         self.committed = self.acked
+        return True
+
+    def reveal(self) -> bool:
+        """Let readers see all there is, stored or not.  True when that is more than before."""
+        if self.fenced or self.committed == self.tail:
+            return False
+        self.committed = self.tail
         return True
 
     # ------------------------------------------------------------------ following

@@ -1,7 +1,8 @@
 """Events as bytes: entries as the store keeps them, frames as clients read them.
 
 In the store an entry is MessagePack.  Nearly all entries are pieces of answer text, so a bare string *is* one:
-two bytes of overhead a token at most.  Everything else is the event's map with its `type`.
+two bytes of overhead a token at most.  Everything else is the event's map with its `type`.  Where a provider's mark
+stands beside an entry, both are one array: so the mark is stored, and lost, with the entry it belongs to.
 
 On the wire a frame is the event's map with `stream`, `after` and `upto` spliced in: the event is encoded once by
 msgspec and three fields are appended to the bytes, which costs less than a second set of classes would.
@@ -16,12 +17,12 @@ from typing import Any
 import msgpack
 import msgspec
 
-from everstream.core.events import DeltaText, Entry, Event
+from everstream.core.events import DeltaText, Entry, Event, Mark
 from everstream.core.summary import Summary
 
 _json = msgspec.json.Encoder()
 _msgpack = msgspec.msgpack.Encoder()
-_entry_decoder = msgspec.msgpack.Decoder(str | Entry)
+_entry_decoder = msgspec.msgpack.Decoder(str | Entry | tuple[str | Entry, Mark])
 _summary_decoder = msgspec.msgpack.Decoder(Summary)
 
 _NESTING_LIMIT = 128
@@ -41,14 +42,18 @@ class Encoding(Enum):
 SUBPROTOCOLS: dict[str, Encoding] = {encoding.value: encoding for encoding in Encoding}
 
 
-def pack_entry(event: Event) -> bytes:
-    return _msgpack.encode(event.text if type(event) is DeltaText else event)
+def pack_entry(event: Event, mark: Mark | None = None) -> bytes:
+    said = event.text if type(event) is DeltaText else event
+    return _msgpack.encode(said if mark is None else (said, mark))
 
 
-def unpack_entry(packed: bytes) -> Event:
-    """Raises msgspec.DecodeError for what no version of this program wrote."""
+def unpack_entry(packed: bytes) -> tuple[Event, Mark | None]:
+    """The entry, and the mark beside it.  Raises msgspec.DecodeError for what no version of this program wrote."""
     entry = _entry_decoder.decode(packed)
-    return DeltaText(entry) if isinstance(entry, str) else entry
+    mark = None
+    if isinstance(entry, tuple):
+        entry, mark = entry
+    return (DeltaText(entry) if isinstance(entry, str) else entry), mark
 
 
 def pack_summary(summary: Summary) -> bytes:

@@ -24,13 +24,13 @@ import structlog
 import uvicorn
 import uvloop
 
-from everstream.config import Settings
 from everstream.core.errors import EverstreamError
 from everstream.gateway.app import create_app
 from everstream.gateway.transport import DirectProtocol
 from everstream.gateway.websocket import Connections
 from everstream.providers.registry import registry_of
 from everstream.runtime.node import Node
+from everstream.settings import Settings
 from everstream.store.urls import store_of
 
 logger = structlog.get_logger(__name__)

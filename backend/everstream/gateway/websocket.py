@@ -19,7 +19,6 @@ from typing import Any
 import structlog
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from everstream.config import Settings
 from everstream.core import protocol
 from everstream.core.cursor import Cursor
 from everstream.core.errors import CLOSE_TOO_SLOW, EverstreamError
@@ -33,6 +32,7 @@ from everstream.runtime.ending import end
 from everstream.runtime.hub import Feed
 from everstream.runtime.idle import IdleClock
 from everstream.runtime.node import Node
+from everstream.settings import Settings
 
 logger = structlog.get_logger(__name__)
 

@@ -12,6 +12,11 @@ How `generate` must behave:
 3. Errors are raised as `ProviderError`; deltas that came before were already yielded and are kept.
 4. Cancelling the task, or closing the generator, closes the provider's HTTP response at once: billing stops.
 5. It never waits for ever on its own account, but idle time-outs are the relay's matter, not the provider's.
+6. With `progress`, an answer that broke off is taken up again.  `Resumed` then comes after `HeadersReceived` and before
+   any content, and says how that was done: never better than the truth.  Only what `progress` does not show follows.
+   Where one way is refused the next worse one is tried; where none is left, `ProviderError` is raised.
+7. `Mark` may follow content in a batch: what will be needed to carry on from there.  It comes back in `progress`.
+8. Nothing that ends the reading ends what runs at the provider by itself: that is what `abandon` is for.
 
 A provider may also be able to *pour*: to call the relay for each batch instead of being asked for the next.  That
 saves a task's wake-up a token.  The relay prefers it where it is there; nobody has to offer it.
@@ -21,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -31,11 +36,14 @@ from everstream.core.events import (
     Continuation,
     Finish,
     HeadersReceived,
+    Mark,
     Request,
+    Resumed,
     ToolCall,
 )
+from everstream.core.summary import NOTHING, Summary
 
-ProviderEvent = Content | HeadersReceived | Finish
+ProviderEvent = Content | HeadersReceived | Finish | Mark | Resumed
 Batch = Sequence[ProviderEvent]
 
 
@@ -58,6 +66,22 @@ class Progress:
     text: str = ""
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    refusal: str = ""
+    cursor: Any = None  # the last mark's, where this provider's run may still go on
+    since: Summary = NOTHING  # what was shown after that mark
+    tokens: tuple[int, ...] | None = None  # the ids of all that was shown, where all are known
+
+    @property
+    def shows_content(self) -> bool:
+        return bool(self.text or self.thinking or self.refusal or self.tool_calls)
+
+
+class Memory(Protocol):
+    """Where a provider keeps what it has found out, for all nodes.  May raise EverstreamError `store.unavailable`."""
+
+    async def remember(self, name: str, value: bytes, ttl_s: int) -> None: ...
+
+    async def recall(self, name: str) -> bytes | None: ...
 
 
 class ProviderError(EverstreamError):
@@ -86,11 +110,15 @@ class Provider(Protocol):
         ...
 
     def continuation(self, request: Request, progress: Progress) -> Continuation | None:
-        """How an answer that broke off after `progress` can be carried on; None: it cannot."""
+        """How an answer that broke off after `progress` can be carried on at best; None: it cannot."""
         ...
 
     def generate(self, request: Request, progress: Progress | None = None) -> AsyncGenerator[Batch, None]:
         """Ask, and yield batches as they come.  `progress` is set when an interrupted answer is carried on."""
+        ...
+
+    async def abandon(self, request: Request, progress: Progress) -> None:
+        """Stop what may still run at the provider after its connection has closed.  Never raises; bounded in time."""
         ...
 
     async def aclose(self) -> None:

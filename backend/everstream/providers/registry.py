@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import Callable
 
-from everstream.config import Settings
 from everstream.core.errors import EverstreamError
 from everstream.core.events import Cost, Usage
 from everstream.providers.anthropic import AnthropicProvider
@@ -14,6 +13,7 @@ from everstream.providers.base import ModelInfo, Provider
 from everstream.providers.openai import OpenAIProvider
 from everstream.providers.pricing import cost_of
 from everstream.providers.scripted import Scripted
+from everstream.settings import Settings
 
 
 class Registry:

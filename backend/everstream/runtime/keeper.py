@@ -20,11 +20,11 @@ from itertools import islice
 
 import structlog
 
-from everstream.config import Settings
 from everstream.core.errors import EverstreamError
 from everstream.core.lease import owner_of, partition_of
 from everstream.runtime.ending import end
 from everstream.runtime.hub import Feed, Hub, total_of
+from everstream.settings import Settings
 from everstream.store.base import State, Store
 
 logger = structlog.get_logger(__name__)

@@ -18,7 +18,6 @@ from typing import Any
 import msgspec
 import structlog
 
-from everstream.config import Settings
 from everstream.core.errors import EverstreamError
 from everstream.core.events import Phase, Request, Seam, StreamEnd
 from everstream.core.lease import partition_for, partition_of, stream_id
@@ -34,6 +33,7 @@ from everstream.runtime.follower import Follower
 from everstream.runtime.hub import Feed, Hub, log_of, total_of
 from everstream.runtime.keeper import Keeper
 from everstream.runtime.relay import Relay, chars_of, input_chars, progress_of
+from everstream.settings import Settings
 from everstream.store.base import State, Store
 
 logger = structlog.get_logger(__name__)

@@ -19,7 +19,6 @@ from enum import Enum
 
 import structlog
 
-from everstream.config import Settings
 from everstream.core.errors import EverstreamError
 from everstream.core.events import (
     CONTENT,
@@ -49,6 +48,7 @@ from everstream.runtime.committer import Committer
 from everstream.runtime.counters import Counters
 from everstream.runtime.hub import Feed
 from everstream.runtime.idle import IdleClock
+from everstream.settings import Settings
 
 logger = structlog.get_logger(__name__)
 

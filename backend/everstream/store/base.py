@@ -11,14 +11,14 @@ The store never retries a write by itself, because a repeat that nobody knows of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
 
 from everstream.core.errors import EverstreamError
-from everstream.core.events import Event
+from everstream.core.events import Event, Mark
 from everstream.core.lease import Epochs
 from everstream.core.log import Verdict
 from everstream.core.summary import NOTHING, Summary
@@ -36,16 +36,18 @@ class Head:
     leader: str
     cancelled: bool
     meta: bytes
+    handed: bool = False  # its leader was named by another node, and has yet to adopt it
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A stream as read: its head, the sum of what was folded, and the entries after `after`."""
+    """A stream as read: its head, the sum of what was folded, the entries after `after`, and the marks beside them."""
 
     head: Head
     after: int
     entries: list[Event]
     summary: Summary = NOTHING
+    marks: Mapping[int, Mark] = field(default_factory=dict)  # by offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +73,19 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     ends: bool
     leader: str
     meta: bytes = b""
+    marks: Mapping[int, Mark] = {}  # beside entries of this write, by offset
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
-    """The store's answer to a `Write`.  `cancelled`: somebody, on whatever node, wants this stream stopped."""
+    """The store's answer to a `Write`.  `cancelled`: somebody, on whatever node, wants this stream stopped.
+
+    `copied` is False where replicas were to have it too (`acks`), and none had in time.
+    """
 
     verdict: Verdict
     tail: int
     cancelled: bool
+    copied: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +122,11 @@ class Store(Protocol):
         """Which partitions can share one commit call: those of the same lane."""
         ...
 
-    async def create(self, stream: str, request: str, meta: bytes) -> Created:
+    async def create(self, stream: str, request: str, meta: bytes, leader: str = "") -> Created:
         """Make a stream led by this node, unless `request` (of the same partition) already made one.
 
-        An empty `request` is never remembered.  The memory of it lasts for the request TTL.
+        With `leader` it is handed to that node from the start, which has to adopt it.  An empty `request` is never
+        remembered.  The memory of it lasts for the request TTL.
         """
         ...
 
@@ -133,7 +141,15 @@ class Store(Protocol):
     async def adopt(self, stream: str, leader: str) -> State | None:
         """Begin a new epoch under this node, fencing `leader`, and read all of the stream.
 
-        None where another node was faster (the leader is no longer `leader`), or it has ended.
+        None where another node was faster (the leader is no longer `leader`), or it has ended.  The state still says
+        whether it was `handed`; afterwards it is not.
+        """
+        ...
+
+    async def hand_over(self, stream: str, epoch: int, to: str) -> bool:
+        """Name the node `to` (empty: whichever comes) as the next leader of a stream that this node leads in `epoch`.
+
+        Nothing else changes until that node adopts it.  False where this node does not lead it, or it has ended.
         """
         ...
 
@@ -155,8 +171,12 @@ class Store(Protocol):
         """A hint to another node.  May be lost."""
         ...
 
-    async def renew(self, lease_ms: int) -> None:
-        """Prolong this node's lease by the store's clock."""
+    async def renew(self, lease_ms: int) -> bool:
+        """Prolong this node's lease by the store's clock.
+
+        False where all nodes' leases had run out, and less than `lease_ms` has passed since: the store was away, and
+        who is missing may only not have come back yet.  Then nobody may be taken for dead.
+        """
         ...
 
     async def release(self) -> None:
@@ -170,3 +190,9 @@ class Store(Protocol):
     async def open_streams(self) -> list[tuple[str, str]]:
         """Streams that have not ended, each with its leader."""
         ...
+
+    async def remember(self, name: str, value: bytes, ttl_s: int) -> None:
+        """Keep a small value for all nodes, for a while."""
+        ...
+
+    async def recall(self, name: str) -> bytes | None: ...

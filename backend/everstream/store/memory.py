@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from everstream.core.events import Event
+from everstream.core.events import Event, Mark
 from everstream.core.lease import Epochs, agreement, next_epoch, node_tag
 from everstream.core.log import Verdict
 from everstream.core.summary import NOTHING, Summary
@@ -30,6 +30,8 @@ class Record:
     ended: bool = False
     cancelled: bool = False
     followers: set[str] = field(default_factory=set)
+    handed: bool = False
+    marks: dict[int, Mark] = field(default_factory=dict)
 
     @property
     def tail(self) -> int:
@@ -50,7 +52,9 @@ class Record:
             return Reply(Verdict.GAP, keep, self.cancelled)
         if newer:
             del self.entries[keep - self.base :]
-            self.epochs, self.leader, self.ended = write.epochs, write.leader, False
+            self.marks = {offset: mark for offset, mark in self.marks.items() if offset <= keep}
+            self.epochs, self.leader, self.ended, self.handed = write.epochs, write.leader, False, False
+        self.marks |= {offset: mark for offset, mark in write.marks.items() if offset > self.tail}
         self.entries += write.entries[self.tail - write.base :]
         self.ended = self.ended or write.ends
         return Reply(Verdict.OK, self.tail, self.cancelled)
@@ -64,18 +68,25 @@ class Disk:
         self.records: dict[str, Record] = {}
         self.requests: dict[str, tuple[str, int]] = {}  # request -> (stream, forgotten at ms)
         self.leases: dict[str, int] = {}  # node -> runs out at ms
+        self.dark_until_ms = 0  # nobody may be taken for dead before that
+        self.notes: dict[str, tuple[bytes, int]] = {}  # name -> (value, forgotten at ms)
 
     def copy(self) -> Disk:
         """A replica as it is now."""
         disk = Disk(self.clock_ms)
         disk.records = {
-            stream: replace(record, entries=list(record.entries), followers=set(record.followers))
+            stream: replace(
+                record, entries=list(record.entries), followers=set(record.followers), marks=dict(record.marks)
+            )
             for stream, record in self.records.items()
         }
-        disk.requests, disk.leases = dict(self.requests), dict(self.leases)
+        disk.requests, disk.leases, disk.notes = dict(self.requests), dict(self.leases), dict(self.notes)
+        disk.dark_until_ms = self.dark_until_ms
         return disk
 
-    def create(self, stream: str, request: str, meta: bytes, node: str, request_ttl_ms: int) -> Created:
+    def create(
+        self, stream: str, request: str, meta: bytes, node: str, request_ttl_ms: int, leader: str = ""
+    ) -> Created:
         now = self.clock_ms()
         made, until = self.requests.get(request, ("", 0)) if request else ("", 0)
         if made in self.records and until > now:
@@ -83,7 +94,7 @@ class Disk:
         if stream in self.records:
             return Created(stream, self.records[stream].epochs, False)
         epochs: Epochs = ((next_epoch(0, now, node_tag(node)), 0),)
-        self.records[stream] = Record(epochs, node, meta)
+        self.records[stream] = Record(epochs, leader or node, meta, handed=bool(leader))
         if request:
             self.requests[request] = (stream, now + request_ttl_ms)
         return Created(stream, epochs, True)
@@ -101,7 +112,7 @@ class Disk:
         if record is None:
             return None
         r = record
-        return Head(stream, r.epochs, r.base, r.tail, r.ended, r.leader, r.cancelled, r.meta)
+        return Head(stream, r.epochs, r.base, r.tail, r.ended, r.leader, r.cancelled, r.meta, r.handed)
 
     def read(self, stream: str, after: int = 0) -> State | None:
         head = self.head(stream)
@@ -109,7 +120,8 @@ class Disk:
             return None
         record = self.records[stream]
         after = min(max(after, record.base), record.tail)
-        return State(head, after, record.entries[after - record.base :], record.summary)
+        marks = {offset: mark for offset, mark in record.marks.items() if offset > after}
+        return State(head, after, record.entries[after - record.base :], record.summary, marks)
 
     def adopt(self, stream: str, leader: str, node: str) -> State | None:
         record = self.records.get(stream)
@@ -121,13 +133,29 @@ class Disk:
         past = tuple(reign for reign in record.epochs if reign[1] <= record.tail)
         record.epochs = (*past, (epoch, record.tail))
         record.leader = node
-        return self.read(stream)
+        state = self.read(stream)
+        record.handed = False
+        return state
+
+    def hand_over(self, stream: str, epoch: int, node: str, to: str) -> bool:
+        record = self.records.get(stream)
+        if record is None or record.ended or record.leader != node or record.epochs[-1][0] != epoch:
+            return False
+        record.leader, record.handed = to, True
+        return True
+
+    def renew(self, node: str, lease_ms: int) -> bool:
+        now = self.clock_ms()
+        if self.leases and max(self.leases.values()) <= now:
+            self.dark_until_ms = now + lease_ms
+        self.leases[node] = now + lease_ms
+        return self.dark_until_ms <= now
 
     def fold(self, stream: str, tail: int, summary: Summary) -> bool:
         record = self.records.get(stream)
         if record is None or not record.ended or record.tail != tail:
             return False
-        record.entries, record.base, record.summary = [], tail, summary
+        record.entries, record.base, record.summary, record.marks = [], tail, summary, {}
         return True
 
 
@@ -161,9 +189,9 @@ class MemoryStore:
     def lane(self, partition: int) -> int:
         return 0
 
-    async def create(self, stream: str, request: str, meta: bytes) -> Created:
+    async def create(self, stream: str, request: str, meta: bytes, leader: str = "") -> Created:
         await self.ping()
-        return self.disk.create(stream, request, meta, self._node, self._request_ttl_ms)
+        return self.disk.create(stream, request, meta, self._node, self._request_ttl_ms, leader)
 
     async def commit(self, writes: Sequence[Write]) -> list[Reply]:
         await self.ping()
@@ -182,6 +210,10 @@ class MemoryStore:
     async def adopt(self, stream: str, leader: str) -> State | None:
         await self.ping()
         return self.disk.adopt(stream, leader, self._node)
+
+    async def hand_over(self, stream: str, epoch: int, to: str) -> bool:
+        await self.ping()
+        return self.disk.hand_over(stream, epoch, self._node, to)
 
     async def mark_cancelled(self, stream: str) -> Head | None:
         await self.ping()
@@ -208,9 +240,9 @@ class MemoryStore:
         if node in self.peers:
             self.peers[node]._on_message(message)
 
-    async def renew(self, lease_ms: int) -> None:
+    async def renew(self, lease_ms: int) -> bool:
         await self.ping()
-        self.disk.leases[self._node] = self.disk.clock_ms() + lease_ms
+        return self.disk.renew(self._node, lease_ms)
 
     async def release(self) -> None:
         await self.ping()
@@ -224,3 +256,12 @@ class MemoryStore:
     async def open_streams(self) -> list[tuple[str, str]]:
         await self.ping()
         return [(stream, record.leader) for stream, record in self.disk.records.items() if not record.ended]
+
+    async def remember(self, name: str, value: bytes, ttl_s: int) -> None:
+        await self.ping()
+        self.disk.notes[name] = (value, self.disk.clock_ms() + ttl_s * 1000)
+
+    async def recall(self, name: str) -> bytes | None:
+        await self.ping()
+        value, until = self.disk.notes.get(name, (None, 0))
+        return value if until > self.disk.clock_ms() else None

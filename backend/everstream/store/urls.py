@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from everstream.config import Settings
+from everstream.settings import Settings
 from everstream.store.base import OnMessage, OnPush, Store, StoreUnavailable
 from everstream.store.embedded import Embedded, attach
 from everstream.store.memory import MemoryStore
