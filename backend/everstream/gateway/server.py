@@ -61,7 +61,7 @@ class Server(uvicorn.Server):
         logger.info("draining", connections=len(self._connections), generating=self._node.generating)
         for connection in self._connections:
             connection.goaway(spread_ms, "draining")
-        drained = asyncio.create_task(self._drained(spread_ms / 1000, settings.drain_s))
+        drained = asyncio.create_task(self._drained(spread_ms / 1000, settings.drain_ms / 1000))
         forced = asyncio.create_task(self._forced())
         await asyncio.wait({drained, forced}, return_when=asyncio.FIRST_COMPLETED)
         drained.cancel()
