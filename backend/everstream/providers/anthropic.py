@@ -118,6 +118,9 @@ class AnthropicProvider:
         fold = MessagesFold(self.name, asked.warnings)
         await pour(self.name, lambda: self._open(asked), fold, self._settling, sink)
 
+    async def abandon(self, request: Request, progress: Progress) -> None:
+        """Nothing runs on at the provider once its connection is closed."""
+
     async def aclose(self) -> None:
         """Close the pool.  Idempotent; a later request makes a new one."""
         client, self._client = self._client, None

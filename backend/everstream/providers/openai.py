@@ -151,6 +151,9 @@ class OpenAIProvider:
             fold = ChatFold(self.name, warnings)
         return lambda: self._open(body, responses), fold
 
+    async def abandon(self, request: Request, progress: Progress) -> None:
+        """Nothing runs on at the provider once its connection is closed."""
+
     async def aclose(self) -> None:
         """Close the pool.  Idempotent; a later request makes a new one."""
         client, self._client = self._client, None

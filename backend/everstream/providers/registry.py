@@ -9,7 +9,7 @@ from collections.abc import Callable
 from everstream.core.errors import EverstreamError
 from everstream.core.events import Cost, Usage
 from everstream.providers.anthropic import AnthropicProvider
-from everstream.providers.base import ModelInfo, Provider
+from everstream.providers.base import Memory, ModelInfo, Provider
 from everstream.providers.openai import OpenAIProvider
 from everstream.providers.pricing import cost_of
 from everstream.providers.scripted import Scripted
@@ -50,8 +50,8 @@ class Registry:
             await provider.aclose()
 
 
-def registry_of(settings: Settings) -> Registry:
-    """The providers that these settings configure."""
+def registry_of(settings: Settings, memory: Memory | None = None) -> Registry:
+    """The providers that these settings configure; `memory` is where they keep what they find out."""
 
     def openai() -> Provider:
         key = settings.openai_api_key

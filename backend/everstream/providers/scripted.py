@@ -125,6 +125,9 @@ class Scripted:
         """Always `exact`: the same request is the same row of tokens."""
         return "exact"
 
+    async def abandon(self, request: Request, progress: Progress) -> None:
+        """A recital that nobody listens to has stopped."""
+
     async def aclose(self) -> None:
         """There is nothing to close."""
 
