@@ -19,12 +19,15 @@ from everstream.core.events import (
     Finish,
     HeadersReceived,
     ImagePart,
+    Mark,
     Message,
     Params,
     Request,
+    Resumed,
     TextPart,
     ToolCall,
 )
+from everstream.core.summary import CalledTool, Summary
 from everstream.providers.base import Progress, ProviderError
 from everstream.providers.scripted import LATE_TOKENS, MAX_TOKENS, MODELS, TURN_TOKENS, Scripted
 
@@ -56,6 +59,8 @@ class Said:
         self.tokens = 0
         self.batches: list[int] = []
         self.finish: Finish | None = None
+        self.resumed: Resumed | None = None
+        self.mark: Mark | None = None
 
     def add(self, batch: Any) -> None:
         self.batches.append(len(batch))
@@ -64,6 +69,13 @@ class Said:
                 case HeadersReceived():
                     assert not self.order
                     self.order.append("headers")
+                    continue
+                case Resumed():
+                    assert self.order == ["headers"]
+                    self.resumed = event
+                    continue
+                case Mark():
+                    self.mark = event
                     continue
                 case DeltaText():
                     self.text += event.text
@@ -429,6 +441,7 @@ def test_an_answer_cut_anywhere_and_carried_on_is_the_whole_answer(asked: Reques
         assert whole.call is not None
         calls = (ToolCall(str(whole.call[0]), str(whole.call[1]), whole.arguments[: left - 1]),)
     rest = asyncio.run(said(asked, Progress(text, thinking, calls)))
+    assert rest.resumed == Resumed("exact", "verified")
     assert thinking + rest.thinking == whole.thinking
     assert text + rest.text == whole.text
     assert (calls[0].arguments if calls else "") + rest.arguments == whole.arguments
@@ -448,3 +461,72 @@ async def test_skipping_a_long_answer_lets_others_have_the_loop() -> None:
     rest = await said(request(tokens=50_003), Progress(shown), Scripted(sleep=count_turns))
     assert rest.text == " 50001 50002 50003"
     assert turns >= 10
+
+
+@settings(max_examples=100, deadline=None)
+@given(requests(), st.integers(0, 200), st.integers(0, 5))
+def test_an_answer_is_carried_on_from_a_mark_and_what_was_shown_since(asked: Request, at: int, piece: int) -> None:
+    """The text before the mark is of no use to who has the mark."""
+    asked = Request(asked.model, asked.messages, asked.params, {**asked.extra, "marks": True})
+    whole = asyncio.run(said(asked))
+    rest = asyncio.run(said(asked, Progress("?", "?", cursor=at)))
+    assert whole.thinking.endswith(rest.thinking)
+    assert whole.text.endswith(rest.text)
+    call = (CalledTool(0, *rest.call, rest.arguments[:piece]),) if rest.call else ()
+    since = Summary(rest.text[:piece], rest.thinking[:piece], tool_calls=call)
+    last = asyncio.run(said(asked, Progress("?", "?", cursor=at, since=since)))
+    assert (rest.text[:piece] + last.text, rest.thinking[:piece] + last.thinking) == (rest.text, rest.thinking)
+    if call:
+        assert call[0].arguments + last.arguments == rest.arguments
+    assert last.finish == rest.finish == whole.finish
+
+
+async def test_a_mark_comes_with_each_batch_where_the_script_asks_for_it() -> None:
+    assert (await said(request(tokens=9))).mark is None
+    assert (await said(request(tokens=9, marks=True))).mark == Mark(cursor=9)
+
+
+@pytest.mark.parametrize(
+    ("how", "check", "text"),
+    [
+        ("exact", "verified", " 4 5"),
+        ("prefill", None, " 4 5"),
+        ("prompted", "unverified", " 4 5"),
+        ("restart", None, "1 2 3 4 5"),
+    ],
+)
+async def test_a_script_says_how_it_is_carried_on(how: Any, check: Any, text: str) -> None:
+    asked = request(tokens=5, continuation=how, fail_at=3)
+    assert Scripted().continuation(asked, Progress("1 2 3")) == how
+    answer = await said(asked, Progress("1 2 3"))
+    assert answer.resumed == Resumed(how, check)
+    assert answer.text == text
+
+
+async def test_a_script_may_refuse_to_be_carried_on() -> None:
+    asked = request(tokens=5, continuation="none")
+    assert Scripted().continuation(asked, Progress("1 2 3")) is None
+    with pytest.raises(ProviderError) as caught:
+        await said(asked, Progress("1 2 3"))
+    assert not caught.value.retryable
+
+
+async def test_a_failure_comes_as_often_as_the_script_says_and_then_no_more() -> None:
+    provider, asked = Scripted(), request(tokens=5, fail_at=3, fail_times=3)
+    for shown in (None, Progress("1 2 3"), Progress("1 2 3")):
+        with pytest.raises(ProviderError):
+            await said(asked, shown, provider)
+    assert (await said(asked, Progress("1 2 3"), provider)).text == " 4 5"
+    for _ in range(2):
+        with pytest.raises(ProviderError):  # asked for anew, it begins anew
+            await said(asked, None, provider)
+
+
+async def test_a_failure_repeats_for_one_who_begins_again() -> None:
+    provider, asked = Scripted(), request(tokens=5, fail_at=3, fail_times=2, continuation="restart")
+    for shown in (None, Progress("1 2 3")):
+        answer = Said()
+        with pytest.raises(ProviderError):
+            await said(asked, shown, provider, answer)
+        assert answer.text == "1 2 3"
+    assert (await said(asked, Progress("1 2 3"), provider)).text == "1 2 3 4 5"

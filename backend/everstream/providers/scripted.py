@@ -10,7 +10,8 @@ that is due in one batch, so a slow consumer does not slow the model down, and e
 
 Nothing of an answer is stored.  The row is an iterator, and its beginning is shared by all streams as ready-made
 events: ten million tokens cost no memory, and a token costs a slice of a tuple.  To carry on an answer the row is
-made again and what is shown already is cut off by characters, since a log may hold half a token.
+made again and what is shown already is cut off by characters, since a log may hold half a token.  That is exact; a
+script may have it called something worse, or refused, to show what becomes of it.
 
 Parameters beside the common ones, all of `request.extra`: see `Script`.  Of the common ones `max_tokens`, `seed`
 and `thinking` count; the rest (temperature, stop, …) mean nothing to a script and are let be.
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import hashlib
 import re
 import time
 import zlib
@@ -38,10 +40,14 @@ from everstream.core.events import (
     Finish,
     FinishReason,
     HeadersReceived,
+    Mark,
     Request,
+    Resumed,
+    SeamCheck,
     TextPart,
     Usage,
 )
+from everstream.core.summary import Summary
 from everstream.providers.base import Batch, ModelInfo, Progress, ProviderError
 from everstream.providers.scripted_text import COUNTED, THOUGHTS, counted_after, lorem
 
@@ -52,6 +58,7 @@ TOOL_PIECE_CHARACTERS = 8
 TURN_TOKENS = 64  # a batch at rate 0: small enough to let others have the loop, large enough to be cheap
 LATE_TOKENS = 4096  # the largest batch for one who comes late: keeps a batch's memory bounded
 SKIP_TOKENS = 4096  # tokens skipped between two turns of the loop
+REQUESTS_REMEMBERED = 1024  # whose failures are counted
 LEAST_SLEEP_S = 0.001  # finer than timers are; above 1,000 tokens/s they come in small batches instead
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
@@ -86,10 +93,14 @@ class Script(msgspec.Struct, frozen=True):
     fail_code: _FAIL_CODES = "provider.connection"
     hang_at: Tokens | None = None  # after this many tokens: never say anything again
     garbage_at: Tokens | None = None  # after this many tokens: what unreadable bytes lead to
+    fail_times: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1  # each of these; counted for a request, in this process
+    continuation: Literal["exact", "prefill", "prompted", "restart", "none"] = "exact"  # if carried on: said to be that
+    marks: bool = False  # say a cursor with each batch, and carry on from the last one
     seed: int | None = None  # another text, the same for the same seed (lorem); wins over the common `seed`
 
 
 MODELS = ("count", "echo", "lorem")
+_CHECKS: dict[Continuation, SeamCheck] = {"exact": "verified", "prompted": "unverified"}
 _WORD = re.compile(r"\s*\S+(?:\s+\Z)?|\s+\Z")
 _Delta = TypeVar("_Delta", DeltaText, DeltaThinking)
 
@@ -107,6 +118,7 @@ class Scripted:
     ) -> None:
         self._clock = clock
         self._sleep = sleep
+        self._failures: dict[tuple[bytes, int], int] = {}  # request, place -> how often; the oldest are forgotten
 
     async def models(self) -> list[ModelInfo]:
         return [
@@ -122,8 +134,9 @@ class Scripted:
         read_script(request)
 
     def continuation(self, request: Request, progress: Progress) -> Continuation | None:
-        """Always `exact`: the same request is the same row of tokens."""
-        return "exact"
+        """`exact`, for the same request is the same row of tokens, or what the script says."""
+        how = read_script(request).continuation
+        return None if how == "none" else how
 
     async def abandon(self, request: Request, progress: Progress) -> None:
         """A recital that nobody listens to has stopped."""
@@ -136,15 +149,27 @@ class Scripted:
         its place whatever failure the script asks for.  A failure that lies within `progress` is over."""
         script = read_script(request)
         row = Row(request, script)
-        yield (HeadersReceived(at=int(time.time() * 1000)),)
-        await row.skip(progress or Progress(), self._sleep)
-        failure_at = _next_failure(script, row.taken, progress)
+        headers = HeadersReceived(at=int(time.time() * 1000))
+        shown = 0
+        if progress is None:
+            yield (headers,)
+        else:
+            how = script.continuation
+            if how == "none":
+                raise ProviderError("provider.connection", "the script is not to be carried on", retryable=False)
+            yield headers, Resumed(how, _CHECKS.get(how))
+            before = Row(request, script) if how == "restart" else row
+            await before.skip(progress, self._sleep)
+            shown = before.taken
+        places = self._failures_ahead(request, script, row.taken, None if progress is None else shown)
+        failure_at = min(places, default=None)
         start_s = self._clock() + script.ttft_ms / 1000
         if script.ttft_ms:
             await self._sleep(script.ttft_ms / 1000)
         emitted = 0
         while True:
             if row.taken == failure_at:
+                self._note_failure(request, failure_at)
                 await _fail(script, failure_at)
             due = TURN_TOKENS
             if script.rate:
@@ -156,10 +181,30 @@ class Scripted:
                 if not batch:
                     break
                 emitted += len(batch)
-                yield batch
+                yield [*batch, Mark(cursor=row.taken)] if script.marks else batch
             wait_s = start_s + emitted / script.rate - self._clock() if script.rate else 0.0
             await self._sleep(max(wait_s, LEAST_SLEEP_S) if wait_s > 0 else 0)
         yield (Finish(row.finish_reason, row.usage),)
+
+    def _failures_ahead(self, request: Request, script: Script, taken: int, shown: int | None) -> list[int]:
+        """Where the script is still to fail.  `shown` tokens were shown before; None: this is the first call."""
+        places = []
+        for at in (script.fail_at, script.hang_at, script.garbage_at):
+            if at is not None and at >= taken:
+                times = 0
+                if shown is not None:
+                    times = max(self._failures.get(_key(request, at), 0), int(shown >= at))
+                if times < script.fail_times:
+                    places.append(at)
+                    if not times:
+                        self._failures.pop(_key(request, at), None)
+        return places
+
+    def _note_failure(self, request: Request, at: int) -> None:
+        key = _key(request, at)
+        self._failures[key] = self._failures.pop(key, 0) + 1
+        if len(self._failures) > REQUESTS_REMEMBERED:
+            del self._failures[next(iter(self._failures))]
 
 
 def read_script(request: Request) -> Script:
@@ -181,10 +226,8 @@ def read_script(request: Request) -> Script:
         raise ProviderError("request.invalid", f"scripted: {error}") from None
 
 
-def _next_failure(script: Script, shown: int, progress: Progress | None) -> int | None:
-    """The token number of the first failure ahead.  One that `progress` has reached is behind us."""
-    points = [at for at in (script.fail_at, script.hang_at, script.garbage_at) if at is not None]
-    return min((at for at in points if progress is None or at > shown), default=None)
+def _key(request: Request, at: int) -> tuple[bytes, int]:
+    return hashlib.blake2b(msgspec.msgpack.encode(request), digest_size=16).digest(), at
 
 
 async def _fail(script: Script, at: int) -> NoReturn:
@@ -221,13 +264,19 @@ class Row:
 
     async def skip(self, progress: Progress, sleep: Callable[[float], Awaitable[None]]) -> None:
         """Leave out what `progress` shows, counted in characters.  A token shown in part is taken when its rest is."""
-        calls = progress.tool_calls
-        thinking = await self._without(self._thinking, len(progress.thinking), sleep)
-        text = await self._without(self._text, len(progress.text), sleep)
+        shown: Progress | Summary = progress
+        if isinstance(progress.cursor, int):
+            shown = progress.since
+            while self.take(min(progress.cursor - self.taken, SKIP_TOKENS)):
+                await sleep(0)
+        calls = shown.tool_calls
+        thinking = await self._without(self._thinking, len(shown.thinking), sleep)
+        text = await self._without(self._text, len(shown.text), sleep)
         call = self._call
         if calls:
             self._calls = True
-            self.taken += len(list(islice(call, 1)))  # the piece with the name
+            if calls[0].name:
+                self.taken += len(list(islice(call, 1)))  # the piece with the name
             call = await self._without(call, len(calls[0].arguments), sleep)
         self._rest = chain(thinking, text, call)
 
