@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 from tests.store.servers import StoreServer
 
 from everstream.core.lease import stream_id
@@ -56,6 +57,22 @@ class Place:
         await seat.store.open(node, seat.pushes.append, seat.messages.append)
         self._seats.append(seat)
         return seat
+
+    async def keys(self) -> dict[str, int]:
+        """Every key there is, and the seconds that it has left."""
+        found: dict[str, int] = {}
+        for url in self._urls():
+            async with Redis.from_url(url, decode_responses=True) as client:
+                keys = [key async for key in client.scan_iter(count=1000)]
+                found |= {key: await client.ttl(key) for key in keys}
+        return found
+
+    def _urls(self) -> list[str]:
+        if self.server is not None:
+            return [self.server.unix_url]
+        store = self._seats[0].store
+        assert isinstance(store, EmbeddedStore)
+        return [store._url]
 
     async def close(self) -> None:
         for seat in self._seats:

@@ -217,9 +217,6 @@ async def test_an_end_that_history_lost_reopens_the_stream_for_good(place: Place
     assert await commit(seat, write(stream, newer, 3, words("a"), leader="n_two")) == [Reply(Verdict.OK, 4, False)]
     assert not (await state(seat, stream)).head.ended
     assert await seat.store.open_streams() == [(stream, "n_two")]
-    if place.server is not None:
-        kept = [(await place.server.ask(f"TTL es:{{p7}}:{kind}:{stream}"))[0] for kind in "hl"]
-        assert kept == ["-1", "-1"], "an open stream must not run out"
 
 
 async def test_an_ended_stream_is_open_no_more(place: Place) -> None:
@@ -228,17 +225,6 @@ async def test_an_ended_stream_is_open_no_more(place: Place) -> None:
     assert await commit(seat, write(stream, epochs, 3, [END], ends=True)) == [Reply(Verdict.OK, 4, False)]
     assert (await state(seat, stream)).head.ended
     assert await seat.store.open_streams() == []
-
-
-async def test_an_ended_stream_runs_out_and_an_open_one_does_not(place: Place) -> None:
-    if place.server is None:
-        pytest.skip("only a server keeps time for its keys")
-    seat = await place.seat()
-    stream, epochs = await begun(seat, HEAD)
-    keys = [f"es:{{p7}}:{kind}:{stream}" for kind in "hl"]
-    assert await place.server.ask(*(f"TTL {key}" for key in keys)) == ["-1", "-1"]
-    await commit(seat, write(stream, epochs, 3, [END], ends=True))
-    assert all(604_000 < int(ttl) <= 604_800 for ttl in await place.server.ask(*(f"TTL {key}" for key in keys)))
 
 
 async def test_streams_of_one_commit_are_judged_each_for_itself(place: Place) -> None:

@@ -4,12 +4,22 @@
 -- Keys of a stream, all with the hash tag of its partition:
 --   h:STREAM   hash   e epoch table "epoch:start,…" · b base · n leader · m meta · s "1" when ended
 --                     x "1" when to be cancelled · f "1" when somebody follows · z the folded sum
+--                     t "1" when the leader was named by another node and has yet to adopt it
 --   l:STREAM   list   the entries after base
 --   o          set    the partition's open streams
 --   q:REQUEST  string the stream that a request made
 -- Epochs need 53 bits, which a Lua number holds exactly.
+--
+-- Every key runs out.  A stream has STREAM_TTL from its last entry on; while it is open that is looked after now and
+-- then only, since a commit must not pay for it: by a probe, and whenever so many entries have come (`stride`).
 
 local OK, FENCED, GAP = 0, 1, 2
+local STRIDE_ENTRIES_MAX = 512
+-- A stream that says something less often than this is probed instead (see the runtime's keeper): so a stride's
+-- entries come in less than half of the TTL.
+local SILENCE_S = 2
+local LEASES_KEPT_MS = 3600000
+local DARK = '!dark'  -- beside the nodes, which have no such names: until when nobody may be taken for dead
 
 local function clock_ms()
   local t = redis.call('TIME')
@@ -47,6 +57,24 @@ local function names(head)
   return string.match(head, '^(.*)h:([^:]*)$')
 end
 
+-- `key` lasts at least `ttl_s` from now on.  It is given twice that, so that most calls find it well.
+local function outlast(key, ttl_s)
+  if redis.call('TTL', key) <= ttl_s then redis.call('EXPIRE', key, 2 * ttl_s) end
+end
+
+-- A stream has `ttl_s` from now on, and the set of open streams more than it.
+local function prolong(head, list, ttl_s)
+  local tagged = names(head)
+  redis.call('EXPIRE', head, ttl_s)
+  redis.call('EXPIRE', list, ttl_s)
+  outlast(tagged .. 'o', ttl_s)
+end
+
+-- As above, unless that was done lately.
+local function keep_up(head, list, ttl_s)
+  if redis.call('TTL', head) * 10 <= ttl_s * 9 then prolong(head, list, ttl_s) end
+end
+
 -- KEYS of each write: head, list.
 -- ARGV: ttl_s, then for each write: epochs, base, flags, leader, count, meta where the flags have an m, entries…
 -- Flags: e, the last of the entries ends the stream; m, the head may have to be made, of this meta.
@@ -54,6 +82,7 @@ end
 local function commit(keys, args)
   local replies = {}
   local ttl_s = tonumber(args[1])
+  local stride = math.min(STRIDE_ENTRIES_MAX, math.ceil(ttl_s / (2 * SILENCE_S)))
   local k, a = 1, 2
   while k <= #keys do
     local head, list = keys[k], keys[k + 1]
@@ -76,6 +105,7 @@ local function commit(keys, args)
         local tagged, stream = names(head)
         redis.call('HSET', head, 'e', epochs, 'b', 0, 'n', leader, 'm', meta)
         redis.call('SADD', tagged .. 'o', stream)
+        prolong(head, list, ttl_s)
       elseif newer then
         local ours, theirs = table_of(now[1]), table_of(epochs)
         if theirs[#theirs][1] <= ours[#ours][1] then
@@ -97,14 +127,18 @@ local function commit(keys, args)
           end
           local tagged, stream = names(head)
           redis.call('HSET', head, 'e', epochs, 'n', leader)
-          redis.call('HDEL', head, 's')
+          redis.call('HDEL', head, 's', 't')
           redis.call('SADD', tagged .. 'o', stream)
-          redis.call('PERSIST', head)
-          redis.call('PERSIST', list)
+          prolong(head, list, ttl_s)
         end
         local skip = tail - base
         if skip < count then
+          local before = tail
           tail = bottom + redis.call('RPUSH', list, unpack(args, first + skip, first + count - 1))
+          if before == bottom then redis.call('EXPIRE', list, ttl_s) end
+          if tail % stride < tail - before then keep_up(head, list, ttl_s) end
+        elseif count == 0 then
+          keep_up(head, list, ttl_s)
         end
         if flags == 'e' or flags == 'em' then
           local tagged, stream = names(head)
@@ -128,7 +162,8 @@ local function commit(keys, args)
   return replies
 end
 
--- KEYS: head, list, open, request key (or none).  ARGV: stream, node, tag, meta, request_ttl_s, prefix of heads
+-- KEYS: head, list, open, request key (or none).
+-- ARGV: stream, leader, tag, meta, request_ttl_s, prefix of heads, stream_ttl_s, "1" when the leader has to adopt it.
 -- Reply: stream, epochs, fresh.  The stream a request made lies in the request's partition.
 local function create(keys, args)
   local stream, node, tag, meta = args[1], args[2], tonumber(args[3]), args[4]
@@ -143,24 +178,27 @@ local function create(keys, args)
   if there then return {stream, there, 0} end
   local epochs = string.format('%.0f:0', next_epoch(0, tag))
   redis.call('HSET', keys[1], 'e', epochs, 'b', 0, 'n', node, 'm', meta)
+  if args[8] == '1' then redis.call('HSET', keys[1], 't', '1') end
   redis.call('SADD', keys[3], stream)
+  prolong(keys[1], keys[2], tonumber(args[7]))
   if keys[4] then redis.call('SET', keys[4], stream, 'EX', tonumber(args[5])) end
   return {stream, epochs, 1}
 end
 
--- KEYS: head, list.  ARGV: after.  Reply: head fields e b n m s x z, tail, after, entries; or nothing.
+-- KEYS: head, list.  ARGV: after.  Reply: head fields e b n m s x t z, tail, after, entries; or nothing.
 local function read(keys, args)
-  local h = redis.call('HMGET', keys[1], 'e', 'b', 'n', 'm', 's', 'x', 'z')
+  local h = redis.call('HMGET', keys[1], 'e', 'b', 'n', 'm', 's', 'x', 't', 'z')
   if not h[1] then return {} end
   local bottom = tonumber(h[2] or 0)
   local tail = bottom + redis.call('LLEN', keys[2])
   local after = math.min(math.max(tonumber(args[1]), bottom), tail)
   local entries = {}
   if after < tail then entries = redis.call('LRANGE', keys[2], after - bottom, -1) end
-  return {h[1], bottom, h[3] or '', h[4] or '', h[5] and 1 or 0, h[6] and 1 or 0, h[7] or '', tail, after, entries}
+  local ended, cancelled, handed = h[5] and 1 or 0, h[6] and 1 or 0, h[7] and 1 or 0
+  return {h[1], bottom, h[3] or '', h[4] or '', ended, cancelled, handed, h[8] or '', tail, after, entries}
 end
 
--- KEYS: head, list.  ARGV: expected leader, node, tag.  Reply as of read; nothing where somebody else was faster.
+-- KEYS: head, list.  ARGV: expected leader, node, tag, ttl_s.  Reply as of read; nothing where somebody else was faster.
 local function adopt(keys, args)
   local h = redis.call('HMGET', keys[1], 'e', 'n', 's', 'b')
   if not h[1] or h[3] or h[2] ~= args[1] then return {} end
@@ -174,7 +212,18 @@ local function adopt(keys, args)
   end
   reigns[#reigns + 1] = string.format('%.0f:%.0f', epoch, tail)
   redis.call('HSET', keys[1], 'e', table.concat(reigns, ','), 'n', args[2])
-  return read(keys, {'0'})
+  prolong(keys[1], keys[2], tonumber(args[4]))
+  local state = read(keys, {'0'})
+  redis.call('HDEL', keys[1], 't')
+  return state
+end
+
+-- KEYS: head.  ARGV: node, its epoch, the heir.  Reply: 1 where it was done.
+local function hand_over(keys, args)
+  local h = redis.call('HMGET', keys[1], 'e', 'n', 's')
+  if not h[1] or h[3] or h[2] ~= args[1] or string.match(h[1], '(%d+):%d+$') ~= args[2] then return 0 end
+  redis.call('HSET', keys[1], 'n', args[3], 't', '1')
+  return 1
 end
 
 -- KEYS: head, list.  Reply as of read, without entries.
@@ -201,17 +250,28 @@ local function follow(keys, args)
   return 0
 end
 
--- KEYS: nodes.  ARGV: node, lease_ms.  Leases are a sorted set: member node, score the time it runs out.
+-- KEYS: nodes.  ARGV: node, lease_ms, stream_ttl_s.  Reply: 0 while nobody may be taken for dead.
+-- Leases are a sorted set: member node, score the time it runs out.  It is kept for as long as any stream, so that
+-- who comes back to a store that was away for long still sees that it was.
 local function renew(keys, args)
-  local now = clock_ms()
-  redis.call('ZADD', keys[1], now + tonumber(args[2]), args[1])
-  redis.call('ZREMRANGEBYSCORE', keys[1], '-inf', now - 3600000)
-  return now
+  local now, lease_ms = clock_ms(), tonumber(args[2])
+  local last = redis.call('ZREVRANGE', keys[1], 0, 1, 'WITHSCORES')
+  local newest = tonumber(last[1] == DARK and last[4] or last[1] ~= DARK and last[2] or nil)
+  if newest and newest <= now then redis.call('ZADD', keys[1], now + lease_ms, DARK) end
+  redis.call('ZADD', keys[1], now + lease_ms, args[1])
+  redis.call('ZREMRANGEBYSCORE', keys[1], '-inf', now - LEASES_KEPT_MS)
+  outlast(keys[1], tonumber(args[3]))
+  local dark = redis.call('ZSCORE', keys[1], DARK)
+  return dark and tonumber(dark) > now and 0 or 1
 end
 
 -- KEYS: nodes.  Reply: those whose lease has not run out.
 local function nodes(keys, args)
-  return redis.call('ZRANGEBYSCORE', keys[1], '(' .. string.format('%.0f', clock_ms()), '+inf')
+  local alive = {}
+  for _, node in ipairs(redis.call('ZRANGEBYSCORE', keys[1], '(' .. string.format('%.0f', clock_ms()), '+inf')) do
+    if node ~= DARK then alive[#alive + 1] = node end
+  end
+  return alive
 end
 
 -- KEYS: open sets.  ARGV: for each the prefix of its heads.  Reply: stream, leader, stream, leader, …
@@ -235,6 +295,7 @@ redis.register_function('es_commit_VERSION', commit)
 redis.register_function('es_create_VERSION', create)
 redis.register_function{function_name = 'es_read_VERSION', callback = read, flags = {'no-writes'}}
 redis.register_function('es_adopt_VERSION', adopt)
+redis.register_function('es_hand_over_VERSION', hand_over)
 redis.register_function('es_mark_cancelled_VERSION', mark_cancelled)
 redis.register_function('es_fold_VERSION', fold)
 redis.register_function('es_follow_VERSION', follow)

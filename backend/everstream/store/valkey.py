@@ -31,7 +31,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from everstream.config import mask_url
-from everstream.core.lease import PARTITIONS, node_tag, pack_epochs, partition_of, unpack_epochs
+from everstream.core.events import Event, Mark
+from everstream.core.lease import PARTITIONS, node_tag, pack_epochs, partition_for, partition_of, unpack_epochs
 from everstream.core.log import Verdict
 from everstream.core.summary import NOTHING, Summary
 from everstream.core.wire import pack_entry, pack_summary, unpack_entry, unpack_summary
@@ -226,7 +227,10 @@ class ValkeyStore:
             )
             if not write.base:
                 arguments.append(write.meta)
-            if len(entries) == 1:
+            if write.marks:
+                mark = write.marks.get
+                arguments += [pack_entry(entry, mark(offset)) for offset, entry in enumerate(entries, write.base + 1)]
+            elif len(entries) == 1:
                 arguments.append(pack_entry(entries[0]))
             else:
                 arguments += [pack_entry(entry) for entry in entries]
@@ -265,19 +269,33 @@ class ValkeyStore:
         assert connection._writer is not None
         return Line(cast(asyncio.Transport, connection._writer.transport), self._timeout_s)
 
-    async def create(self, stream: str, request: str, meta: bytes) -> Created:
+    async def create(self, stream: str, request: str, meta: bytes, leader: str = "") -> Created:
         tagged = self._tagged(partition_of(stream))
         keys = list(self._keys(stream)[:3])
         if request:
             keys.append(f"{tagged}q:{request}".encode())
         made, epochs, fresh = await self._fcall(
-            "create", keys, stream.encode(), self._node, self._tag, meta, self._request_ttl, f"{tagged}h:".encode()
+            "create",
+            keys,
+            stream.encode(),
+            leader.encode() or self._node,
+            self._tag,
+            meta,
+            self._request_ttl,
+            f"{tagged}h:".encode(),
+            self._stream_ttl,
+            b"1" if leader else b"0",
         )
         return Created(made.decode(), unpack_epochs(epochs), fresh == 1)
 
     async def adopt(self, stream: str, leader: str) -> State | None:
         keys = self._keys(stream)[:2]
-        return _state(stream, await self._fcall("adopt", keys, leader.encode(), self._node, self._tag))
+        reply = await self._fcall("adopt", keys, leader.encode(), self._node, self._tag, self._stream_ttl)
+        return _state(stream, reply)
+
+    async def hand_over(self, stream: str, epoch: int, to: str) -> bool:
+        keys = self._keys(stream)[:1]
+        return bool(await self._fcall("hand_over", keys, self._node, b"%d" % epoch, to.encode()))
 
     async def mark_cancelled(self, stream: str) -> Head | None:
         state = _state(stream, await self._fcall("mark_cancelled", self._keys(stream)[:2]))
@@ -300,14 +318,26 @@ class ValkeyStore:
 
     # ------------------------------------------------------------------ leases
 
-    async def renew(self, lease_ms: int) -> None:
-        await self._fcall("renew", [self._nodes_key], self._node, b"%d" % lease_ms)
+    async def renew(self, lease_ms: int) -> bool:
+        return bool(await self._fcall("renew", [self._nodes_key], self._node, b"%d" % lease_ms, self._stream_ttl))
 
     async def release(self) -> None:
         await self._call(b"ZREM", self._nodes_key, self._node)
 
     async def nodes(self) -> set[str]:
         return {node.decode() for node in await self._fcall("nodes", [self._nodes_key])}
+
+    # ------------------------------------------------------------------ notes
+
+    def _note_key(self, name: str) -> bytes:
+        digest = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+        return f"{self._tagged(partition_for(name))}k:{digest}".encode()
+
+    async def remember(self, name: str, value: bytes, ttl_s: int) -> None:
+        await self._call(b"SET", self._note_key(name), value, b"EX", b"%d" % ttl_s)
+
+    async def recall(self, name: str) -> bytes | None:
+        return cast(bytes | None, await self._call(b"GET", self._note_key(name)))
 
     # ------------------------------------------------------------------ followers
 
@@ -353,7 +383,7 @@ class ValkeyStore:
         try:
             if message["type"] == "smessage":
                 stream, epochs, after, entries = msgpack.unpackb(message["data"], raw=True)
-                events = [unpack_entry(entry) for entry in entries]
+                events = [unpack_entry(entry)[0] for entry in entries]
                 self._on_push(Push(stream.decode(), unpack_epochs(epochs), int(after), events))
             elif message["type"] == "message":
                 self._on_message(message["data"])
@@ -364,7 +394,15 @@ class ValkeyStore:
 def _state(stream: str, reply: list[Any]) -> State | None:
     if not reply:
         return None
-    epochs, base, leader, meta, ended, cancelled, folded, tail, after, entries = reply
-    head = Head(stream, unpack_epochs(epochs), base, tail, ended == 1, leader.decode(), cancelled == 1, meta)
-    summary = unpack_summary(folded) if folded else NOTHING
-    return State(head, after, [unpack_entry(entry) for entry in entries], summary)
+    epochs, base, leader, meta, ended, cancelled, handed, folded, tail, after, packed = reply
+    head = Head(
+        stream, unpack_epochs(epochs), base, tail, ended == 1, leader.decode(), cancelled == 1, meta, handed == 1
+    )
+    entries: list[Event] = []
+    marks: dict[int, Mark] = {}
+    for offset, entry in enumerate(packed, after + 1):
+        event, mark = unpack_entry(entry)
+        entries.append(event)
+        if mark is not None:
+            marks[offset] = mark
+    return State(head, after, entries, unpack_summary(folded) if folded else NOTHING, marks)
