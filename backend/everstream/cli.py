@@ -109,12 +109,18 @@ def _code_of(error: Exception) -> Exit | None:
 def _serve(program: str, given: Sequence[str]) -> int:
     parser = _settings_parser(program, "Run a server until it is told to stop (Ctrl-C or SIGTERM).")
     loaded = _settings(*parser.parse_known_args(given))
-    from everstream.doctor import exposure
+    from everstream.doctor import exposure, no_sharing
 
     settings = loaded.settings
     danger = exposure(settings)
     if danger and not settings.insecure:
         return _complain(program, f"{danger}; say --insecure if that is meant")
+    if hindrance := no_sharing(settings):
+        return _complain(program, hindrance)
+    if settings.workers > 1:
+        from everstream.gateway.parent import serve_many
+
+        return serve_many(settings)
     from everstream.gateway.server import serve
 
     return serve(settings)

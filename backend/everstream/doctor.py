@@ -82,6 +82,17 @@ def exposure(settings: Settings) -> str | None:
     return f"other machines can reach {settings.host}, and nobody has to prove who they are"
 
 
+def no_sharing(settings: Settings) -> str | None:
+    """Why this server cannot be several processes; None where it can, or is to be one."""
+    if settings.workers == 1:
+        return None
+    if sys.platform == "win32":
+        return "several processes cannot share a port on this platform: leave workers at 1"
+    if settings.store.startswith("memory:"):
+        return "the memory of one process is no store for several: use embedded:// with workers"
+    return None
+
+
 async def examine(flags: Mapping[str, str | bool] | None = None, config_file: Path | None = None) -> list[Finding]:
     """Run every check.  Never raises for what it finds."""
     findings = [check_python(), check_open_files()]
@@ -259,6 +270,22 @@ def _judge_server(shown: str, info: Mapping[str, str]) -> Finding:
     return Finding("store", Verdict.WARNING if faults else Verdict.OK, found, " ".join(faults))
 
 
+def check_nodes(settings: Settings) -> Finding:
+    hindrance = no_sharing(settings)
+    many = f"{settings.workers} nodes" if settings.workers > 1 else "one node"
+    if hindrance is not None:
+        return Finding("nodes", Verdict.PROBLEM, many, hindrance[0].upper() + hindrance[1:] + ".")
+    if not settings.lead and settings.store.startswith(("memory:", "embedded:")):
+        found = f"{many} that run no models, on a store that only this machine reaches"
+        advice = f"Nobody would answer: set {env_of('lead')}=true, or use the store that the nodes which lead use."
+        return Finding("nodes", Verdict.WARNING, found, advice)
+    cores = os.cpu_count() or 1
+    if settings.workers > cores:
+        advice = f"More nodes than cores only take turns: {cores} are enough here."
+        return Finding("nodes", Verdict.WARNING, f"{many} on {cores} cores", advice)
+    return Finding("nodes", Verdict.OK, many if settings.lead else f"{many}; models run on others")
+
+
 def check_providers(settings: Settings) -> Finding:
     usable, missing = [], []
     for name, key, key_env, address, address_env in PROVIDERS:
@@ -286,5 +313,6 @@ CHECKS: Final[tuple[Check, ...]] = (
     check_port,
     check_data_dir,
     check_store,
+    check_nodes,
     check_providers,
 )

@@ -30,7 +30,8 @@ async def test_a_terminated_server_says_goodbye_and_leaves_with_zero(server: Ser
         await client.until(lambda frame: frame["type"] == "delta_text")
         leaving = asyncio.create_task(asyncio.to_thread(server.terminate, within_s=15))
         goaway = await client.until(lambda frame: frame["type"] == "goaway")
-        assert (goaway["after_ms"], goaway["reason"]) == (300, "draining")
+        assert 150 <= goaway["after_ms"] <= 300
+        assert goaway["reason"] == "draining"
         status, _ = await asyncio.to_thread(server.get, "/readyz")
         assert status == 503
         reply = await client.ask("ping")

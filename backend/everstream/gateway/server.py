@@ -1,19 +1,26 @@
-"""The process: sockets, signals, and the order of coming and going.
+"""A node as a process: signals, and the order of coming and going.
 
-    come    socket bound ▶ node started (store, lease, orphans) ▶ uvicorn serves ▶ "ready" printed
-    go      not ready ▶ `goaway` to every client ▶ short answers finish, clients leave ▶ sockets closed ▶ node stopped
+    come    socket bound ▶ node started (store, lease, orphans) ▶ uvicorn serves ▶ ready, and says so
+    go      not ready ▶ `goaway` to every client, each with a time of its own ▶ answers finish or are handed over,
+            clients leave; who is still there when its time is over is closed ▶ sockets closed ▶ node stopped
 
 uvicorn by itself closes every WebSocket the moment a signal comes, before anybody could say goodbye, and dies by the
 signal afterwards.  `Server` puts the drain in front of its shutdown, and leaves with exit code 0.
+
+While it drains a node still accepts: a balancer takes seconds to see `/readyz`, and a refused connection is an error
+to somebody.  Only a node that leaves while its siblings stay (`parent.py`) closes the port first, since theirs is the
+same.
+
+Each client is told a time between half of `goaway_spread_ms` and all of it.  Those that obey leave at a time of their
+own within theirs, those that do not are closed at it, so that neither kind comes to the other nodes all at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
-import logging
+import random
 import signal
 import socket
 import sys
@@ -26,8 +33,10 @@ import uvloop
 
 from everstream.core.errors import EverstreamError
 from everstream.gateway.app import create_app
+from everstream.gateway.lifeline import Lifeline, Word
+from everstream.gateway.startup import EXIT_PORT, EXIT_STORE, announce, bind, configure_logs, tell_systemd
 from everstream.gateway.transport import DirectProtocol
-from everstream.gateway.websocket import Connections
+from everstream.gateway.websocket import Connection, Connections
 from everstream.providers.registry import registry_of
 from everstream.runtime.node import Node
 from everstream.settings import Settings
@@ -35,11 +44,13 @@ from everstream.store.urls import store_of
 
 logger = structlog.get_logger(__name__)
 
-EXIT_STORE = 3
-EXIT_PORT = 4
 BACKLOG = 2048
+CLOSE_DRAINING = 4001
 INTERRUPT_SPREAD_MS = 500  # after Ctrl-C nobody wants to wait for clients to leave in turn
 LAST_FRAMES_S = 1  # for uvicorn to write what is under way
+LOOK_EVERY_S = 0.02  # for clients whose time is over
+# A service manager may signal parent and nodes together: so long a node waits to hear that all of them go.
+ALONE_AFTER_S = 0.25
 # A busy node makes many short-lived objects and no cycles: collecting less often costs nothing but saves the loop
 # from pauses over thousands of long-lived ones.
 GC_THRESHOLDS = (50_000, 20, 50)
@@ -48,41 +59,33 @@ GC_THRESHOLDS = (50_000, 20, 50)
 class Server(uvicorn.Server):
     """uvicorn with a drain in front of its shutdown."""
 
-    def __init__(self, config: uvicorn.Config, node: Node, connections: Connections) -> None:
+    def __init__(
+        self, config: uvicorn.Config, node: Node, connections: Connections, lifeline: Lifeline | None = None
+    ) -> None:
         super().__init__(config)
         self._node = node
         self._connections = connections
+        self._lifeline = lifeline
+        self._together = asyncio.Event()  # the siblings go as well
+        self._interrupted = False
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        settings = self._node.settings
-        interrupted = signal.SIGINT in self._captured_signals
-        spread_ms = min(settings.goaway_spread_ms, INTERRUPT_SPREAD_MS) if interrupted else settings.goaway_spread_ms
-        self._node.draining = True
-        logger.info("draining", connections=len(self._connections), generating=self._node.generating)
-        for connection in self._connections:
-            connection.goaway(spread_ms, "draining")
-        drained = asyncio.create_task(self._drained(spread_ms / 1000, settings.drain_ms / 1000))
-        forced = asyncio.create_task(self._forced())
-        await asyncio.wait({drained, forced}, return_when=asyncio.FIRST_COMPLETED)
-        drained.cancel()
-        forced.cancel()
-        await asyncio.gather(drained, forced, return_exceptions=True)
-        await super().shutdown(sockets)
+    # ------------------------------------------------------------------ being told
 
-    async def _drained(self, spread_s: float, drain_s: float) -> None:
-        await asyncio.gather(self._clients_left(spread_s), self._node.drain(drain_s))
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins the drain, the second one ends it."""
+        self._leave(interrupted=sig == signal.SIGINT, forced=self.should_exit)
 
-    async def _clients_left(self, timeout_s: float) -> None:
-        """The promise of `goaway`: a connection works until its time is over."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        while len(self._connections) and loop.time() < deadline:
-            await asyncio.sleep(0.02)
+    def obey(self, word: Word | None) -> None:
+        """What the parent says; None: there is no parent any more, and nobody else to start this node again."""
+        if word is not None:
+            self._together.set()
+        self._leave(interrupted=word is Word.INTERRUPT, forced=word is Word.FORCE)
 
-    async def _forced(self) -> None:
-        """Until somebody presses Ctrl-C a second time."""
-        while not self.force_exit:
-            await asyncio.sleep(0.1)
+    def _leave(self, *, interrupted: bool, forced: bool) -> None:
+        self._node.draining = True  # here and not when uvicorn looks: no balancer shall send one client more
+        self._interrupted |= interrupted
+        self.force_exit |= forced
+        self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -98,37 +101,101 @@ class Server(uvicorn.Server):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    # ------------------------------------------------------------------ going
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._node.draining = True
+        settings = self._node.settings
+        spread_ms = (
+            min(settings.goaway_spread_ms, INTERRUPT_SPREAD_MS) if self._interrupted else settings.goaway_spread_ms
+        )
+        logger.info("draining", connections=len(self._connections), generating=self._node.generating)
+        drained = asyncio.create_task(self._drained(spread_ms, settings.drain_ms / 1000))
+        forced = asyncio.create_task(self._forced())
+        aside = asyncio.create_task(self._step_aside())
+        await asyncio.wait({drained, forced}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (drained, forced, aside):
+            task.cancel()
+        await asyncio.gather(drained, forced, aside, return_exceptions=True)
+        await super().shutdown(sockets)
+
+    async def _drained(self, spread_ms: int, drain_s: float) -> None:
+        await asyncio.gather(self._clients_left(self._say_goodbye(spread_ms)), self._node.drain(drain_s))
+
+    def _say_goodbye(self, spread_ms: int) -> list[tuple[float, Connection]]:
+        """Tell every client how long it may stay: what was promised, in the loop's time, the first to go last."""
+        now = asyncio.get_running_loop().time()
+        promised = []
+        for connection in self._connections:
+            after_ms = random.randint(spread_ms // 2, spread_ms)
+            connection.goaway(after_ms, "draining")
+            promised.append((now + after_ms / 1000, connection))
+        return sorted(promised, key=lambda promise: promise[0], reverse=True)
+
+    async def _clients_left(self, promised: list[tuple[float, Connection]]) -> None:
+        """Until all that were told have gone: a connection works until its time is over, and is closed then."""
+        loop = asyncio.get_running_loop()
+        while promised and len(self._connections):
+            await asyncio.sleep(LOOK_EVERY_S)
+            due = []
+            while promised and promised[-1][0] <= loop.time():
+                due.append(promised.pop()[1])
+            if due:
+                here = set(self._connections)
+                closing = (connection.close(CLOSE_DRAINING, "draining") for connection in due if connection in here)
+                await asyncio.gather(*closing, return_exceptions=True)
+
+    async def _forced(self) -> None:
+        """Until somebody presses Ctrl-C a second time."""
+        while not self.force_exit:
+            await asyncio.sleep(0.1)
+
+    async def _step_aside(self) -> None:
+        """A node that leaves alone stops accepting, so that new clients come to its siblings and its successor."""
+        if self._lifeline is None:
+            tell_systemd("STOPPING=1")
+            return
+        self._lifeline.tell(Word.DRAINING)
+        try:
+            async with asyncio.timeout(ALONE_AFTER_S):
+                await self._together.wait()
+        except TimeoutError:
+            for listening in self.servers:
+                listening.close()
+
 
 def serve(settings: Settings) -> int:
-    """Run a server until a signal stops it; the process's exit code."""
-    _configure_logs(settings)
-    try:
-        listener = _bind(settings.host, settings.port)
-    except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        why = "another program listens there" if taken else error.strerror or str(error)
-        print(f"everstream: cannot listen on {settings.host}:{settings.port}: {why}", file=sys.stderr)
+    """Run one node until a signal stops it; the process's exit code."""
+    configure_logs(settings)
+    listener = bind(settings)
+    if listener is None:
         return EXIT_PORT
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, listener))
+        return runner.run(run_node(settings, listener))
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> int:
-    node = Node(settings, store_of(settings), registry_of(settings))
+async def run_node(settings: Settings, listener: socket.socket, lifeline: Lifeline | None = None) -> int:
+    """One node on a bound socket, by itself or on its parent's lifeline, until it is told to go; the exit code."""
+    store = store_of(settings)
+    node = Node(settings, store, registry_of(settings, store))
     try:
-        await _start(node)
+        await _start(node, lifeline)
     except EverstreamError as error:
-        print(f"everstream: {error.message}", file=sys.stderr)
+        if lifeline is None:
+            print(f"everstream: {error.message}", file=sys.stderr)
+        else:
+            lifeline.tell(Word.FAILED, EXIT_STORE, error.message)
         return EXIT_STORE
-    except asyncio.CancelledError:  # a signal came before there was anything to drain
+    except asyncio.CancelledError:  # told to go before there was anything to drain
         return 0
     connections = Connections()
-    config = uvicorn_config(node, connections)
-    server = Server(config, node, connections)
+    server = Server(uvicorn_config(node, connections), node, connections, lifeline)
+    if lifeline is not None:
+        lifeline.on_word = server.obey
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-    announcement = asyncio.create_task(_announce(server, listener))
+    announcement = asyncio.create_task(_announce(server, node, listener, lifeline))
     try:
         await server.serve([listener])
     finally:
@@ -158,56 +225,27 @@ def uvicorn_config(node: Node, connections: Connections) -> uvicorn.Config:
     )
 
 
-async def _start(node: Node) -> None:
+async def _start(node: Node, lifeline: Lifeline | None) -> None:
     """Start the node.  A SIGTERM meanwhile gives back what was taken (a share in the embedded store, say)."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
+
+    def told(word: Word | None) -> None:
+        task.cancel()
+
+    if lifeline is not None:
+        lifeline.on_word = told
     try:
         await node.start()
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-async def _announce(server: Server, listener: socket.socket) -> None:
+async def _announce(server: Server, node: Node, listener: socket.socket, lifeline: Lifeline | None) -> None:
     while not server.started:
         await asyncio.sleep(0.005)
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    print(f"Everstream is ready: http://{shown}:{port}/  (WebSocket: ws://{shown}:{port}/ws; Ctrl-C stops)", flush=True)
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _configure_logs(settings: Settings) -> None:
-    """One line an event, to standard error."""
-    level = getattr(logging, settings.log_level.upper())
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    renderer = (
-        structlog.processors.JSONRenderer()
-        if settings.log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
+    if lifeline is not None:
+        lifeline.tell(Word.READY, node.id)
+    else:
+        announce(listener)

@@ -1,0 +1,89 @@
+"""What a parent process and its nodes say to each other: lines of text over a pair of sockets.
+
+    parent ──▶ node    the settings (JSON, once), then `stop`, `interrupt` or `force`
+    node ──▶ parent    `ready NODE`, `draining`, `failed CODE WHY`
+
+The settings go this way and not by flags or environment, which others on the machine can see, and which a file changed
+meanwhile could contradict.  Each side learns from the end of the line that the other one is gone, however it went.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from pydantic import SecretStr
+
+from everstream.settings import Settings
+
+LINE_BYTES_MAX: Final = 1_048_576
+
+
+class Word(StrEnum):
+    STOP = "stop"  # the whole server goes: say goodbye, but go on accepting
+    INTERRUPT = "interrupt"  # the same, and somebody waits at a terminal
+    FORCE = "force"  # at once
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+def packed(settings: Settings) -> bytes:
+    """The settings as one line, secrets included."""
+    values = {}
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        values[name] = str(value) if isinstance(value, Path) else value
+    return json.dumps(values).encode() + b"\n"
+
+
+def unpacked(line: bytes) -> Settings:
+    return Settings(**json.loads(line))
+
+
+class Lifeline:
+    """The node's end."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._task: asyncio.Task[None] | None = None
+        self.on_word: Callable[[Word | None], None] = lambda word: None
+
+    @classmethod
+    async def take(cls, tie: socket.socket) -> Lifeline:
+        return cls(*await asyncio.open_unix_connection(sock=tie, limit=LINE_BYTES_MAX))
+
+    async def settings(self) -> Settings:
+        """The first line.  Raises EOFError where the parent went before it was said."""
+        return unpacked(await self._reader.readuntil(b"\n"))
+
+    def listen(self) -> None:
+        """From now on `on_word` gets each word, and at last None: the parent is gone."""
+        self._task = asyncio.create_task(self._hear(), name="lifeline")
+
+    def tell(self, word: Word, *rest: object) -> None:
+        line = " ".join([word, *map(str, rest)])
+        self._writer.write(line.replace("\n", " ").encode() + b"\n")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._writer.close()
+        with contextlib.suppress(OSError):  # the parent may be gone
+            await self._writer.wait_closed()
+
+    async def _hear(self) -> None:
+        with contextlib.suppress(OSError):
+            while line := await self._reader.readline():
+                self.on_word(Word(line.decode().strip()))
+        self.on_word(None)

@@ -1,0 +1,276 @@
+"""`--workers N`: the process that holds the port and sees to it that N nodes serve it.
+
+                         ┌─ node 0   a process each, started afresh: a whole node with its own id, lease and loop
+    parent ── lifelines ─┼─ node 1
+    (no node itself)     └─ node 2   …
+
+The parent serves nobody, so there is little that could go wrong in it.  It keeps N *places*.  A place starts a node and
+waits for what comes of it:
+
+    it dies                 another one, after a pause that doubles while they keep dying young
+    it says `draining`      somebody sent SIGTERM to it alone: another one now; the old one leaves in its own time
+    it fails to start       the first time: the whole server ends with its exit code; later: like a death
+
+SIGTERM and SIGINT to the parent go to all nodes as words on their lifelines, a second one as `force`.  A parent that is
+killed takes its ends of the lifelines with it, upon which its nodes close the port, drain and end: nobody is left
+behind, and the next server finds the port free.  Python starts each node from nothing, because a fork of a process
+that has threads and an event loop inherits the state of both.
+
+Nodes know nothing of each other but what the store tells them, as if they ran on different machines.  What is asked of
+the port, `/healthz` and `/metrics` included, is answered by whichever node got the connection, for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+import structlog
+
+from everstream.gateway.lifeline import LINE_BYTES_MAX, Word, packed
+from everstream.gateway.startup import (
+    EXIT_FAILED,
+    EXIT_PORT,
+    NOTIFY_ENV,
+    announce,
+    bind,
+    configure_logs,
+    sibling_of,
+    tell_systemd,
+)
+from everstream.settings import Settings
+
+logger = structlog.get_logger(__name__)
+
+FIRST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 10.0
+SOUND_S: Final = 30.0  # a node that lived this long was no failed start
+SETTLE_S: Final = 0.25  # a service manager may signal nodes first: is it one that leaves, or all?
+LAST_S: Final = 25.0  # after the drain: last commits, and an embedded store that is stopped
+FORCED_S: Final = 10.0
+
+
+class Child:
+    """One process, from its start until it has ended."""
+
+    def __init__(self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
+        self.pid = process.pid
+        self.ready = False
+        self.complaint = ""
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def start(cls, settings: Settings, listener: socket.socket) -> Child:
+        """Raises OSError where there can be no further process or socket."""
+        process, tie = _spawn(listener)
+        reader, writer = await asyncio.open_unix_connection(sock=tie, limit=LINE_BYTES_MAX)
+        writer.write(packed(settings))
+        return cls(process, reader, writer)
+
+    def tell(self, word: Word) -> None:
+        self._writer.write(f"{word}\n".encode())
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    async def hear(self) -> tuple[str, str] | None:
+        """The node's next word, and what it says with it; None: it has ended, or is about to."""
+        try:
+            line = await self._reader.readline()
+        except OSError:
+            return None
+        word, _, rest = line.decode(errors="replace").strip().partition(" ")
+        return (word, rest) if word else None
+
+    async def ended(self) -> int:
+        """Wait for the end; the exit code, negative for a signal."""
+        while await self.hear():
+            pass
+        code = await asyncio.to_thread(self._process.wait)
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+        return code
+
+
+class Parent:
+    """Keeps `workers` nodes on one port until it is told to stop."""
+
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._children: set[Child] = set()
+        self._farewells: set[asyncio.Task[None]] = set()
+        self._stopping: Word | None = None
+        self._stopped = asyncio.Event()
+        self._announced = False
+        self._code = 0
+
+    async def run(self) -> int:
+        """Until every node has ended; the exit code."""
+        loop = asyncio.get_running_loop()
+        for number, word in ((signal.SIGTERM, Word.STOP), (signal.SIGINT, Word.INTERRUPT)):
+            loop.add_signal_handler(number, self._told, word)
+        try:
+            await asyncio.gather(*(self._keep(place) for place in range(self._settings.workers)))
+            await asyncio.gather(*self._farewells)
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+            for child in self._children:  # only where something unforeseen went wrong here
+                child.kill()
+        return self._code
+
+    # ------------------------------------------------------------------ a place
+
+    async def _keep(self, place: int) -> None:
+        """See to it that there is always a node, until all are to go."""
+        loop = asyncio.get_running_loop()
+        pause_s = FIRST_PAUSE_S
+        while not self._stopped.is_set():
+            born = loop.time()
+            try:
+                child = await Child.start(self._settings, self._listener)
+            except OSError as error:
+                logger.error("a node cannot be started", place=place, reason=error.strerror, again_in_s=pause_s)
+            else:
+                if await self._accompany(child, place):
+                    pause_s = FIRST_PAUSE_S
+                    continue
+                if self._stopped.is_set():
+                    return
+                if loop.time() - born > SOUND_S:
+                    pause_s = FIRST_PAUSE_S
+                logger.error("a node died; another takes its place", place=place, pid=child.pid, in_s=pause_s)
+            await self._pause(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    async def _accompany(self, child: Child, place: int) -> bool:
+        """Until the place is free: True when the node leaves as it should, False when it has died."""
+        self._children.add(child)
+        if self._stopping is not None:
+            child.tell(self._stopping)
+        while (heard := await child.hear()) is not None:
+            word, rest = heard
+            if word == Word.READY:
+                child.ready = True
+                logger.debug("a node is ready", place=place, pid=child.pid, node=rest)
+                self._perhaps_announce()
+            elif word == Word.FAILED:
+                child.complaint = rest
+            elif word == Word.DRAINING:
+                await self._pause(SETTLE_S)
+                if not self._stopped.is_set():
+                    logger.info("a node leaves; another takes its place", place=place, pid=child.pid)
+                    farewell = asyncio.create_task(self._see_off(child), name=f"see off {child.pid}")
+                    self._farewells.add(farewell)
+                    farewell.add_done_callback(self._farewells.discard)
+                    return True
+        await self._see_off(child)
+        return False
+
+    async def _see_off(self, child: Child) -> None:
+        """Wait for a node's end and judge it."""
+        code = await child.ended()
+        self._children.discard(child)
+        why = child.complaint.partition(" ")[2]
+        if self._stopped.is_set():
+            if code not in (0, -signal.SIGTERM):  # by the signal itself: before it had anything to lose
+                logger.error("a node ended badly", pid=child.pid, exit_code=code)
+                self._code = self._code or EXIT_FAILED
+        elif not self._announced:
+            print(f"everstream: {why or f'a node ended with exit code {code} before it was ready'}", file=sys.stderr)
+            self._code = code if code > 0 else EXIT_FAILED
+            self._told(Word.STOP)
+        elif code:
+            logger.error("a node ended by itself", pid=child.pid, exit_code=code, reason=why or None)
+
+    async def _pause(self, pause_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._stopped.wait()
+
+    def _perhaps_announce(self) -> None:
+        nodes = self._settings.workers
+        if not self._announced and sum(child.ready for child in self._children) == nodes:
+            self._announced = True
+            announce(self._listener, nodes)
+
+    # ------------------------------------------------------------------ going
+
+    def _told(self, word: Word) -> None:
+        settings = self._settings
+        if self._stopping is None:
+            tell_systemd("STOPPING=1")
+            patience_s = max(settings.drain_ms, settings.goaway_spread_ms) / 1000 + LAST_S
+        else:
+            word, patience_s = Word.FORCE, FORCED_S
+        self._stopping = word
+        self._stopped.set()
+        for child in self._children:
+            child.tell(word)
+        asyncio.get_running_loop().call_later(patience_s, self._kill)
+
+    def _kill(self) -> None:
+        for child in self._children:
+            logger.error("a node did not end in time and is killed", pid=child.pid)
+            child.kill()
+
+
+def serve_many(settings: Settings) -> int:
+    """Run `workers` nodes on one port until a signal stops them; the process's exit code."""
+    configure_logs(settings)
+    listener = bind(settings)
+    if listener is None:
+        return EXIT_PORT
+
+    async def run() -> int:
+        return await Parent(settings, listener).run()
+
+    with listener, asyncio.Runner() as runner:
+        return runner.run(run())
+
+
+def _spawn(listener: socket.socket) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A process with the port and one end of a lifeline, and the other end."""
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs, sibling_of(listener) as port, _interrupts_held():
+            files = (port.fileno(), theirs.fileno())
+            # -P, and the path as it is here: what lies in the working directory is none of our modules.
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "everstream.gateway.child", *map(str, files)],
+                pass_fds=files,
+                stdin=subprocess.DEVNULL,
+                env=_environment(),
+            )
+    except OSError:
+        ours.close()
+        raise
+    ours.setblocking(False)
+    return process, ours
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """A terminal's Ctrl-C reaches every process at once.  Children inherit this mask: they hear of it from us."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with the module path as it is here; and what is said to the service manager is said by the parent."""
+    kept = {name: value for name, value in os.environ.items() if name != NOTIFY_ENV}
+    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
