@@ -12,16 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.core.streams import EVENT, FRAME_INTEGERS, OF_KIND
 
-from everstream.core.events import EVENTS, DeltaText, Event
+from everstream.core.events import EVENTS, DeltaText, Event, Mark
 from everstream.core.wire import Encoding, decode, encode, encode_entry, pack_entry, unpack_entry
 
 STREAM = "r_00" + "a" * 26
 LIMIT_BYTES = 1 << 20
 
 
-@given(EVENT)
-def test_an_entry_comes_back_as_it_was_stored(event: Event) -> None:
-    assert unpack_entry(pack_entry(event)) == event
+MARK = st.builds(
+    Mark,
+    st.none() | st.dictionaries(st.text(max_size=8), st.integers(0, 2**53) | st.text(max_size=8), max_size=3),
+    st.lists(st.integers(0, 2**31), max_size=5).map(tuple),
+    st.integers(0, 2**31),
+)
+
+
+@given(EVENT, st.none() | MARK)
+def test_an_entry_comes_back_as_it_was_stored_with_the_mark_beside_it(event: Event, mark: Mark | None) -> None:
+    assert unpack_entry(pack_entry(event, mark)) == (event, mark)
 
 
 def test_every_kind_of_event_is_tested() -> None:

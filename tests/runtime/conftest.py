@@ -20,6 +20,7 @@ from everstream.core.events import (
     Message,
     Phase,
     Request,
+    Resumed,
 )
 from everstream.core.log import Position
 from everstream.providers.base import Batch, ModelInfo, Progress
@@ -88,6 +89,8 @@ class Hand:
     def __init__(self, how: Continuation | None = None) -> None:
         self.calls: list[Call] = []
         self.how = how
+        self.takes_up = True  # says so at once, when it is asked to carry on
+        self.abandoned: list[Progress] = []
 
     async def prepare(self) -> None:
         """There is nothing to prepare."""
@@ -104,7 +107,12 @@ class Hand:
     def generate(self, request: Request, progress: Progress | None = None) -> AsyncGenerator[Batch, None]:
         call = Call(request, progress)
         self.calls.append(call)
+        if progress is not None and self.how is not None and self.takes_up:
+            call.say(HEADERS, Resumed(self.how, "verified" if self.how == "exact" else None))
         return call.batches()
+
+    async def abandon(self, request: Request, progress: Progress) -> None:
+        self.abandoned.append(progress)
 
     async def aclose(self) -> None:
         """There is nothing to close."""

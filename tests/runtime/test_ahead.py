@@ -12,6 +12,7 @@ from everstream.core.events import Event, FirstToken, HeadersReceived, RequestSt
 from everstream.core.lease import stream_id
 from everstream.core.log import Log, Position
 from everstream.runtime import hub, keeper
+from everstream.runtime.counters import Counters
 from everstream.runtime.hub import Feed
 from everstream.runtime.node import Node
 
@@ -113,7 +114,7 @@ async def test_what_cannot_be_asked_is_not_waited_for(node: Node, store: Countin
 
 
 async def test_a_reader_ahead_of_the_log_that_comes_in_its_place_is_not_taken_back() -> None:
-    feed = Feed(log_of(((OLD, 0),), "a", "b", "c"), b"")
+    feed = Feed(log_of(((OLD, 0),), "a", "b", "c"), b"", Counters())
     reading = Reading(feed)
     # The heir's table says that all of it is history; the store has not all of it again.
     feed.replace(log_of(((OLD, 0), (NEW, 6)), "a"), 1.0)
@@ -129,7 +130,7 @@ async def test_a_reader_ahead_of_the_log_that_comes_in_its_place_is_not_taken_ba
 
 async def test_a_reader_that_waited_long_enough_gets_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "CATCH_UP_S", 0.05)
-    feed = Feed(log_of(((OLD, 0),), "a", "b", "c"), b"")
+    feed = Feed(log_of(((OLD, 0),), "a", "b", "c"), b"", Counters())
     reading = Reading(feed)
     feed.replace(log_of(((OLD, 0), (NEW, 6)), "a"), 1.0)
     assert not reading.lost
@@ -138,7 +139,7 @@ async def test_a_reader_that_waited_long_enough_gets_a_snapshot(monkeypatch: pyt
 
 
 async def test_a_reader_whose_history_is_lost_gets_a_snapshot_at_once() -> None:
-    feed = Feed(log_of(((OLD, 0),), "a", "b", "c"), b"")
+    feed = Feed(log_of(((OLD, 0),), "a", "b", "c"), b"", Counters())
     reading = Reading(feed)
     feed.replace(log_of(((OLD, 0), (NEW, 4)), "a", "x", "y"), 1.0)
     await until(lambda: reading.lost)
@@ -147,7 +148,7 @@ async def test_a_reader_whose_history_is_lost_gets_a_snapshot_at_once() -> None:
 
 
 async def test_a_waiting_reader_learns_that_history_went_another_way() -> None:
-    feed = Feed(log_of(((OLD, 0),), "a", "b", "c"), b"")
+    feed = Feed(log_of(((OLD, 0),), "a", "b", "c"), b"", Counters())
     reading = Reading(feed)
     feed.replace(log_of(((OLD, 0), (NEW, 6)), "a"), 1.0)
     assert not reading.lost
@@ -157,7 +158,7 @@ async def test_a_waiting_reader_learns_that_history_went_another_way() -> None:
 
 
 async def test_a_reader_that_leaves_while_it_waits_is_forgotten() -> None:
-    feed = Feed(log_of(((OLD, 0),), "a", "b"), b"")
+    feed = Feed(log_of(((OLD, 0),), "a", "b"), b"", Counters())
     reading = Reading(feed)
     feed.replace(log_of(((OLD, 0), (NEW, 5)), "a"), 1.0)
     feed.detach(reading)
@@ -166,7 +167,7 @@ async def test_a_reader_that_leaves_while_it_waits_is_forgotten() -> None:
 
 
 async def test_a_store_that_is_believed_leaves_nobody_waiting() -> None:
-    feed = Feed(log_of(((OLD, 0),), "a", "b"), b"")
+    feed = Feed(log_of(((OLD, 0),), "a", "b"), b"", Counters())
     reading = Reading(feed)
     feed.replace(log_of(((OLD, 0),), "a"), 1.0, believed=True)
     assert not feed.ahead

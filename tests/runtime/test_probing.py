@@ -195,7 +195,7 @@ async def test_a_successor_that_the_store_forgot_says_so_before_the_one_it_names
         forgotten = replace(old, entries=list(old.entries), followers=set())
         state = store.disk.adopt(feed.stream, one.id, two.id)
         assert state is not None
-        two._carry_on(state)
+        two.adopted(state)
         await until(lambda: not feed.led)
         there = two.hub.get(feed.stream)
         assert there is not None

@@ -122,6 +122,11 @@ class Log:
         """Its last entry is there and readers may see it."""
         return self.phase is Phase.ENDED and self.committed == self.tail
 
+    @property
+    def settled(self) -> bool:
+        """Its last entry is there and the store has it."""
+        return self.phase is Phase.ENDED and self.acked == self.tail
+
     def locate(self, seen: Position) -> int | None:
         """Where a reader at `seen` goes on: its own offset, or None where only a snapshot helps.
 

@@ -38,7 +38,7 @@ class Trail:
             self.tokens_at = offset
 
     def seam(self, seam: Seam, content_at: int) -> None:
-        """Another run may begin here; `content_at` is the offset of the last content before it, 0 where there is none."""
+        """Another run may begin here; `content_at` is the offset of the last content before it, 0 for none."""
         how = seam.continuation
         if how == "exact" or how is None:
             return

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
 from everstream.core.errors import EverstreamError
-from everstream.core.events import Phase
+from everstream.core.events import Mark, Phase
 from everstream.core.log import Verdict
 from everstream.runtime.counters import Counters
 from everstream.runtime.ending import end
@@ -41,6 +41,7 @@ PACE_WINDOW_S = 0.05
 PROBES_PER_CALL = 128  # they must not keep those waiting that have something to say
 RETRY_FIRST_S = 0.02
 RETRY_MAX_S = 0.5
+_NO_MARKS: dict[int, Mark] = {}
 
 
 class Steward(Protocol):
@@ -59,8 +60,15 @@ class Committer:
     """Commits the streams of one lane."""
 
     def __init__(
-        self, store: Store, node: str, steward: Steward, counters: Counters, clock: Callable[[], float]
+        self,
+        store: Store,
+        node: str,
+        steward: Steward,
+        counters: Counters,
+        clock: Callable[[], float],
+        patience_s: float | None = None,
     ) -> None:
+        """`patience_s`: how late a commit may be before readers go on without it; None: they always wait."""
         self._store = store
         self._node = node
         self._steward = steward
@@ -77,6 +85,10 @@ class Committer:
         self._window_writes = 0
         self._task: asyncio.Task[None] | None = None
         self._batch_max = STREAMS_PER_COMMIT_MAX
+        self._patience_s = patience_s
+        self._patience: asyncio.TimerHandle | None = None
+        self._under_way: list[Feed] = []
+        self.late = False  # the store is, and readers do not wait for it
         self.store_is_away = False
 
     def start(self) -> None:
@@ -90,6 +102,8 @@ class Committer:
                 await self._idle.wait()
         if self._task is not None:
             await end([self._task])
+        if self._patience is not None:
+            self._patience.cancel()
 
     def dirty(self, feed: Feed, *, urgent: bool = False) -> None:
         """The feed's log has entries that the store has not.  `urgent`: somebody waits for them."""
@@ -125,7 +139,7 @@ class Committer:
                 if self._busy and not self._urgent and len(self._dirty) < COMPANY:
                     await self._gather()
                 try:
-                    await self._round_trip()
+                    await self._patiently(self._round_trip())
                     retry_s = RETRY_FIRST_S
                     if self.store_is_away:
                         self.store_is_away = False
@@ -144,6 +158,22 @@ class Committer:
                     self._batch_max = 1
             self._batch_max = STREAMS_PER_COMMIT_MAX
             self._idle.set()
+
+    async def _patiently(self, round_trip: Coroutine[Any, Any, None]) -> None:
+        """Do it; but where it takes too long, counted from the first try, readers are let go on."""
+        if self._patience_s is not None and self._patience is None:
+            self._patience = asyncio.get_running_loop().call_later(self._patience_s, self._lose_patience)
+        await round_trip
+        self.late = False
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _lose_patience(self) -> None:
+        self.late = True
+        now = self._clock()
+        for feed in (*self._under_way, *self._dirty):
+            feed.reveal(now)
 
     async def _gather(self) -> None:
         """Wait for company."""
@@ -171,6 +201,7 @@ class Committer:
         sent += [(feed, self._write(feed)) for feed in probed]
         if not sent:
             return
+        self._under_way = [feed for feed, _ in sent]
         try:
             replies = await self._store.commit([write for _, write in sent])
         except Exception as error:
@@ -198,8 +229,13 @@ class Committer:
                 counters.gaps_repaired += 1
             if reply.cancelled and not log.closed:
                 self._steward.cancel_marked(feed)
+            if not reply.copied:
+                counters.uncopied += 1
+                feed.copied = False
             if moved:
                 feed.advanced(now)
+            elif reply.verdict is Verdict.OK:
+                feed.stored()
             if log.dirty:
                 self._dirty[feed] = None
             if feed.room is not None:
@@ -216,5 +252,7 @@ class Committer:
     def _write(self, feed: Feed) -> Write:
         log = feed.log
         base, entries = log.acked, log.pending()
+        upto = base + len(entries)
+        marks = {at: mark for at, mark in log.marks.items() if base < at <= upto} if log.marks else _NO_MARKS
         ends = log.phase is Phase.ENDED and 0 < len(entries) == log.tail - base
-        return Write(feed.stream, log.epochs, base, entries, ends, self._node, b"" if base else feed.meta)
+        return Write(feed.stream, log.epochs, base, entries, ends, self._node, b"" if base else feed.meta, marks)

@@ -16,6 +16,11 @@ class Counters:
     commit_failures: int = 0
     gaps_repaired: int = 0
     fenced: int = 0
+    handed_over: int = 0
+    seams: Counter[str] = field(default_factory=Counter)  # written here, by continuation
+    shown_early: int = 0  # entries that readers saw before the store had them
+    uncopied: int = 0  # commits that no replica confirmed in time
+    readers_rewound: int = 0  # readers told that entries they had seen are lost
     snapshots: int = 0
     slow_readers: int = 0
     connections: int = 0  # open now

@@ -23,6 +23,7 @@ from everstream.core.cursor import Cursor, Run, runs
 from everstream.core.events import Phase
 from everstream.core.log import Log, Position
 from everstream.core.summary import Summary, fold
+from everstream.runtime.counters import Counters
 from everstream.store.base import State, Store
 
 FRAME_CHARS_MAX = 128 * 1024  # of text in one run: a reader far behind gets several frames
@@ -67,6 +68,8 @@ class Feed:
         "ahead",
         "behind_since",
         "checked_at",
+        "copied",
+        "counters",
         "cursors",
         "ended_at",
         "led",
@@ -74,11 +77,15 @@ class Feed:
         "meta",
         "relay",
         "room",
+        "shown_early",
         "stream",
     )
 
-    def __init__(self, log: Log, meta: bytes) -> None:
+    def __init__(self, log: Log, meta: bytes, counters: Counters) -> None:
         self.stream = log.stream
+        self.counters = counters
+        self.shown_early = False  # some entries were shown before the store had them
+        self.copied = True  # False: some entries were not confirmed by a replica in time
         self.log = log
         self.meta = meta
         self.led = False
@@ -98,9 +105,15 @@ class Feed:
     def attach(self, reader: Reader, seen: Position) -> Cursor:
         """Read on from `seen`; a reader that reads already begins anew from there."""
         self.ahead.pop(reader, None)
-        cursor = self.cursors[reader] = Cursor.at(self.log, seen)
+        cursor = self.cursors[reader] = self._place(seen)
         if cursor.lost or cursor.lag(self.log):
             reader.wake(self)
+        return cursor
+
+    def _place(self, seen: Position) -> Cursor:
+        cursor = Cursor.at(self.log, seen)
+        if cursor.lost and seen.offset > self.log.base:  # before that it was only folded
+            self.counters.readers_rewound += 1
         return cursor
 
     def detach(self, reader: Reader) -> None:
@@ -129,6 +142,23 @@ class Feed:
         return made[0]
 
     # ------------------------------------------------------------------ changes
+
+    def reveal(self, now: float) -> None:
+        """Show all there is, although the store may not have it yet: the delivery that was asked for."""
+        before = self.log.committed
+        if self.led and self.log.reveal():
+            self.shown_early = True
+            self.counters.shown_early += self.log.committed - before
+            self.advanced(now)
+
+    def warnings(self) -> list[str]:
+        """What a reader of the end should know of how the stream was kept."""
+        told = []
+        if self.shown_early:
+            told.append("some of the answer was shown before it was stored")
+        if not self.copied:
+            told.append("some of the answer was stored without a replica's confirmation")
+        return told
 
     def advanced(self, now: float) -> None:
         """`committed` moved: wake every reader."""
@@ -159,7 +189,7 @@ class Feed:
                 del self.cursors[reader]
                 self.ahead[reader] = seen
             else:
-                self.cursors[reader] = Cursor.at(log, seen)
+                self.cursors[reader] = self._place(seen)
         if self.ahead and self._believing is None:
             self._believing = asyncio.get_running_loop().call_later(CATCH_UP_S, self._believe)
         self.advanced(now)
@@ -209,6 +239,16 @@ class Feed:
             self.behind_since = now
         return self.behind_since is not None and now - self.behind_since > CATCH_UP_S
 
+    def stored(self) -> None:
+        """The store has acknowledged what readers saw before: whoever waits for that goes on."""
+        if self._moved is not None:
+            self._moved.set()
+
+    async def wait_stored(self) -> None:
+        """Until the store has all there is."""
+        while self.log.dirty:
+            await self._move()
+
     async def _move(self) -> None:
         """Wait until the log moves."""
         if self._moved is None or self._moved.is_set():
@@ -216,15 +256,18 @@ class Feed:
         await self._moved.wait()
 
     async def wait_ended(self) -> int:
-        """The offset of `stream_end`, once readers may see it."""
-        while not self.log.ended:
+        """The offset of `stream_end`, once it is stored."""
+        while not self.log.settled:
             await self._move()
         return self.log.tail
 
 
 class Hub:
-    def __init__(self, store: Store, clock: Callable[[], float], *, linger_s: float, feeds_max: int) -> None:
+    def __init__(
+        self, store: Store, clock: Callable[[], float], counters: Counters, *, linger_s: float, feeds_max: int
+    ) -> None:
         self._store = store
+        self._counters = counters
         self._clock = clock
         self._linger_s = linger_s
         self._feeds_max = feeds_max
@@ -245,7 +288,7 @@ class Hub:
         """The feed of a stream that this node leads from now on."""
         feed = self._feeds.get(log.stream)
         if feed is None:
-            feed = self._feeds[log.stream] = Feed(log, meta)
+            feed = self._feeds[log.stream] = Feed(log, meta, self._counters)
             feed.checked_at = self._clock()
         else:
             feed.replace(log, self._clock())
@@ -278,7 +321,7 @@ class Hub:
         present = self._feeds.get(stream)
         if present is not None:  # it was adopted meanwhile
             return present
-        feed = self._feeds[stream] = Feed(log_of(state), state.head.meta)
+        feed = self._feeds[stream] = Feed(log_of(state), state.head.meta, self._counters)
         if feed.log.ended:
             feed.ended_at = self._clock()
         return feed
@@ -308,7 +351,7 @@ class Hub:
 def log_of(state: State) -> Log:
     """The log that a store's state describes."""
     head = state.head
-    return Log(head.stream, head.epochs, state.entries, base=state.after, summary=state.summary)
+    return Log(head.stream, head.epochs, state.entries, base=state.after, summary=state.summary, marks=state.marks)
 
 
 def total_of(state: State) -> Summary:

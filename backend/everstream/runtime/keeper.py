@@ -2,7 +2,8 @@
 
 The node's lease is renewed three times in its life.  When the set of living nodes changes, and every few seconds in
 case the change went unnoticed, each open stream whose leader is not alive is adopted by the node that rendezvous
-hashing names.  Adoption begins a new epoch, so that it does no harm if the leader was only asleep.
+hashing names.  Adoption begins a new epoch, so that it does no harm if the leader was only asleep.  After a time in
+which the store was away from everybody nobody is taken for dead until all had time to come back.
 
 The store may also name this node where it leads nothing: the reply to an adoption was lost, or a failover forgot that
 another took over.  That other one probes, and so gets a while to say so; then this node adopts the stream itself.
@@ -58,6 +59,7 @@ class Keeper:
         self._clock = clock
         self._adopt = adopt
         self._probe = probe
+        self.resting = False  # this node is going: it adopts nothing more
         self._disowned: dict[str, float] = {}  # open streams said to be ours that are not, and since when
         self._alive: set[str] = set()
         self._searched_at = float("-inf")
@@ -72,6 +74,8 @@ class Keeper:
     async def stop(self) -> None:
         if self._task is not None:
             await end([self._task])
+        if not self._settings.lead:
+            return
         try:
             await self._store.release()
         except EverstreamError as error:
@@ -96,9 +100,13 @@ class Keeper:
             logger.exception("housekeeping failed")
 
     async def _keep_lease(self) -> None:
-        await self._store.renew(self._settings.lease_ms)
+        if not self._settings.lead:
+            return
+        settled = await self._store.renew(self._settings.lease_ms)
         alive = await self._store.nodes()
         now = self._clock()
+        if not settled or self.resting:
+            return
         if alive != self._alive or now - self._searched_at >= ORPHAN_SEARCH_S:
             self._alive, self._searched_at = alive, now
             await self._adopt_orphans(alive)

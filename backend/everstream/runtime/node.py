@@ -1,9 +1,10 @@
 """One process: starts and stops everything below it, in order, and carries out what clients ask.
 
     start   store ▶ committer ▶ follower ▶ keeper (lease, orphans)
-    stop    no new streams ▶ short answers finish ▶ relays stop ▶ last commits ▶ lease released ▶ store closed
+    stop    no new streams ▶ short answers finish, long ones are handed over ▶ relays stop ▶ last commits
+            ▶ lease released ▶ store closed
 
-What is left open at a stop is not lost: whoever holds the lease next adopts it and carries it on.
+What is still open at a stop is not lost: whoever starts or lives on adopts it and carries it on.
 """
 
 from __future__ import annotations
@@ -19,40 +20,28 @@ import msgspec
 import structlog
 
 from everstream.core.errors import EverstreamError
-from everstream.core.events import Phase, Request, Seam, StreamEnd
-from everstream.core.lease import partition_for, partition_of, stream_id
+from everstream.core.events import Request, SeamReason
+from everstream.core.lease import owner_of, partition_for, partition_of, stream_id
 from everstream.core.log import Log, Position
-from everstream.core.meter import Meter, estimated_usage
-from everstream.core.summary import Summary, fold
-from everstream.providers.base import ModelInfo, Progress
+from everstream.providers.base import ModelInfo
 from everstream.providers.registry import Registry
 from everstream.runtime.committer import Committer
 from everstream.runtime.counters import Counters
 from everstream.runtime.ending import end
 from everstream.runtime.follower import Follower
-from everstream.runtime.hub import Feed, Hub, log_of, total_of
+from everstream.runtime.hub import Feed, Hub, log_of
 from everstream.runtime.keeper import Keeper
-from everstream.runtime.relay import Relay, chars_of, input_chars, progress_of
+from everstream.runtime.relay import Relay
+from everstream.runtime.succession import LEAD, Meta, Succession
 from everstream.settings import Settings
 from everstream.store.base import State, Store
 
 logger = structlog.get_logger(__name__)
 
-ATTEMPTS_MAX = 20  # provider calls of one stream, over all its leaders
 FENCE_WAIT_S = 10.0  # for `stream_end` to be stored after a cancel
 CANCEL_AGAIN_S = 1.0
 LAST_COMMITS_S = 2.0
 _CANCEL = b"cancel "
-
-
-class Meta(msgspec.Struct, frozen=True):
-    """What the store keeps beside a stream, so that any node can carry it on."""
-
-    request: Request
-    user: str
-
-
-_meta_decoder = msgspec.msgpack.Decoder(Meta)
 
 
 class Node:
@@ -67,9 +56,12 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
         self._relays: set[Relay] = set()
         self._committers: dict[int, Committer] = {}
-        self.hub = Hub(store, self._clock, linger_s=settings.linger_s, feeds_max=settings.streams_in_memory)
+        self.hub = Hub(
+            store, self._clock, self.counters, linger_s=settings.linger_s, feeds_max=settings.streams_in_memory
+        )
         self._follower = Follower(store, self.hub, self._clock)
-        self._keeper = Keeper(store, self.hub, self.id, settings, self._clock, self._carry_on, self._probe)
+        self._keeper = Keeper(store, self.hub, self.id, settings, self._clock, self.adopted, self._probe)
+        self._succession = Succession(self, store, self.hub, providers, settings, self.counters)
 
     # ------------------------------------------------------------------ life
 
@@ -83,14 +75,12 @@ class Node:
             await self._follower.stop()
             await self._store.close()
             raise
-        self._spawn(self._providers.prepare(), "prepare providers")
+        self.do(self._providers.prepare(), "prepare providers")
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no new streams, and give those that run time to end by themselves."""
-        self.draining = True
-        deadline = self._clock() + timeout_s
-        while self._relays and (left_s := deadline - self._clock()) > 0:
-            await asyncio.wait(set(self._tasks), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        """Take no new streams; give those that run time to end by themselves, and hand the others over."""
+        self.draining = self._keeper.resting = True
+        await self._succession.drain(self._clock() + timeout_s, self._clock)
 
     async def stop(self) -> None:
         self.draining = True
@@ -123,14 +113,16 @@ class Node:
         """Start a generation, or find the one that this request has started before."""
         if self.draining:
             raise EverstreamError("node.draining", "this server is going away: connect again")
-        provider = self._providers.get(request.provider)
-        provider.check(request)
+        if self.settings.lead:
+            self._providers.get(request.provider).check(request)
         if len(self._relays) >= self.settings.streams_in_memory:
             raise EverstreamError("limit.streams", "this server runs as many streams as it can")
         known_as = blake2b(f"{user}\0{request_id}".encode(), digest_size=16).hexdigest() if request_id else ""
         partition = partition_for(known_as or secrets.token_hex(8))
         meta = msgspec.msgpack.encode(Meta(request, user))
         stream = stream_id(partition, secrets.token_bytes(17))
+        if not self.settings.lead:
+            return await self._generate_elsewhere(stream, known_as, meta)
         self.hub.being_made.add(stream)
         try:
             created = await self._store.create(stream, known_as, meta)
@@ -140,8 +132,19 @@ class Node:
         finally:
             self.hub.being_made.discard(stream)
         self.counters.streams_started += 1
-        self._relay(feed, request, None)
+        self.start_relay(feed, request, None)
         return feed
+
+    async def _generate_elsewhere(self, stream: str, known_as: str, meta: bytes) -> Feed:
+        """This node runs no models: name one that does."""
+        leader = owner_of(partition_of(stream), await self._succession.heirs())
+        if leader is None:
+            raise EverstreamError("provider.overloaded", "no server that runs models is there", retry_after_ms=1000)
+        created = await self._store.create(stream, known_as, meta, leader)
+        if created.fresh:
+            self.counters.streams_started += 1
+            await self._store.send(leader, LEAD + created.stream.encode())
+        return await self.find(created.stream)
 
     async def find(self, stream: str) -> Feed:
         """Raises EverstreamError `stream.unknown`, `store.unavailable`."""
@@ -203,7 +206,7 @@ class Node:
 
     def fenced(self, feed: Feed) -> None:
         logger.warning("another node leads a stream of ours", stream=feed.stream)
-        self._spawn(self._step_down(feed), f"step down {feed.stream}")
+        self.do(self._step_down(feed), f"step down {feed.stream}")
 
     def cancel_marked(self, feed: Feed) -> None:
         if feed.relay is not None:
@@ -214,6 +217,9 @@ class Node:
             feed = self.hub.get(message[len(_CANCEL) :].decode())
             if feed is not None and feed.led:
                 self.cancel_marked(feed)
+        elif message.startswith(LEAD):
+            stream = message[len(LEAD) :].decode()
+            self.do(self._succession.lead(stream), f"lead {stream}")
 
     async def _step_down(self, feed: Feed) -> None:
         """Lead no more: drop what was not committed, read on as a follower."""
@@ -226,6 +232,9 @@ class Node:
         if state is not None and not feed.led:
             feed.replace(log_of(state), self._clock())
 
+    def adopted(self, state: State) -> None:
+        self._succession.carry_on(state)
+
     def _probe(self, feed: Feed) -> None:
         self._committer(feed.stream).probe(feed)
 
@@ -235,11 +244,13 @@ class Node:
         lane = self._store.lane(partition_of(stream))
         committer = self._committers.get(lane)
         if committer is None:
-            committer = self._committers[lane] = Committer(self._store, self.id, self, self.counters, self._clock)
+            patience_s = self.settings.commit_patience_ms / 1000 if self.settings.delivery == "available" else None
+            committer = Committer(self._store, self.id, self, self.counters, self._clock, patience_s)
+            self._committers[lane] = committer
             committer.start()
         return committer
 
-    def _relay(self, feed: Feed, request: Request, shown: Summary | None) -> None:
+    def start_relay(self, feed: Feed, request: Request, seam: SeamReason | None) -> None:
         relay = feed.relay = Relay(
             feed,
             request,
@@ -247,11 +258,19 @@ class Node:
             self._committer(feed.stream),
             self.settings,
             self.counters,
-            shown=shown,
+            node=self.id,
+            seam=seam,
+            decide=self._succession.decide,
             price=self._providers.price,
         )
         self._relays.add(relay)
-        self._spawn(self._run(feed, relay), f"relay {feed.stream}")
+        self.do(self._run(feed, relay), f"relay {feed.stream}")
+
+    def dirty(self, feed: Feed) -> None:
+        self._committer(feed.stream).dirty(feed, urgent=True)
+
+    def ended(self, feed: Feed) -> None:
+        self._keeper.ended(feed)
 
     async def _run(self, feed: Feed, relay: Relay) -> None:
         try:
@@ -263,7 +282,8 @@ class Node:
             if feed.log.closed:
                 self._keeper.ended(feed)
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def do(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Do it beside everything else; a failure is logged."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._spent)
@@ -272,55 +292,3 @@ class Node:
         self._tasks.discard(task)
         if not task.cancelled() and (failure := task.exception()) is not None:
             logger.error("a task of the node failed", task=task.get_name(), exc_info=failure)
-
-    def _carry_on(self, state: State) -> None:
-        """Go on with an orphan that this node has just adopted."""
-        meta = _meta_decoder.decode(state.head.meta)
-        before = self.hub.get(state.head.stream)
-        if before is not None and before.relay is not None:  # it was ours, lost while we were away, and comes back
-            before.relay.depose()
-        feed = self.hub.lead(log_of(state), state.head.meta)
-        shown = total_of(state)
-        self.counters.streams_adopted += 1
-        how = None
-        may_go_on = not state.head.cancelled and feed.log.phase is not Phase.SPENT and shown.attempts < ATTEMPTS_MAX
-        if may_go_on:
-            how = self._continuation(meta.request, progress_of(shown))
-        feed.log.append(
-            Seam(
-                epoch=feed.log.epoch,
-                attempt=shown.attempts + 1,
-                reason="node_lost",
-                continuation=how,
-                check="verified" if how == "exact" else None,
-                node=self.id,
-            )
-        )
-        if how is None:
-            feed.log.append(_last_words(state, feed.log.phase, meta.request, shown))
-            self.counters.streams_ended[fold(feed.log.entries[-1:]).end.reason] += 1  # type: ignore[union-attr]
-            self._keeper.ended(feed)
-        self._committer(feed.stream).dirty(feed, urgent=True)
-        if how is not None:
-            self._relay(feed, meta.request, Summary() if how == "restart" else shown)
-
-    def _continuation(self, request: Request, progress: Progress) -> Any:
-        try:
-            return self._providers.get(request.provider).continuation(request, progress)
-        except EverstreamError:  # a provider that this node does not have
-            return None
-
-
-def _last_words(state: State, phase: Phase, request: Request, shown: Summary) -> StreamEnd:
-    """The end of a stream that nobody can carry on."""
-    usage = estimated_usage(input_chars(request), len(request.messages), chars_of(shown))
-    reason = "cancelled" if state.head.cancelled else "complete" if phase is Phase.SPENT else "interrupted"
-    return StreamEnd(
-        reason=reason,  # type: ignore[arg-type]
-        finish_reason=None,
-        usage=usage,
-        cost=None,
-        metrics=Meter(0.0).metrics(0.0, usage.output_tokens),
-        error=None,
-        warnings=[],
-    )
