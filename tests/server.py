@@ -100,12 +100,14 @@ class ServerProcess:
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         owns_store: bool = True,
+        group: int | None = None,
     ) -> None:
         self.data_dir = data_dir
         self.port = port if port is not None else free_port()
         self.args = tuple(args)
         self.env = clean_environment(env)
         self.owns_store = owns_store
+        self.group = group  # the process's group id, by which a firewall tells its packets; None: ours
         self.log_path = data_dir.parent / f"{data_dir.name}-server-{self.port}.log"
         self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -167,6 +169,7 @@ class ServerProcess:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                group=self.group,
             )
         self.starts += 1
         try:
@@ -196,8 +199,12 @@ class ServerProcess:
         raise ServerFailed(f"the server was not ready within {within_s} s ({said}){self._quoted_log()}")
 
     def kill9(self) -> None:
-        """End it without a word, as a power cut would.  Its store stays.  Fine to call when it is not running."""
-        self._signal(signal.SIGKILL)
+        """End it and the nodes it runs without a word, as a power cut would.  Its store, in another session, stays.
+
+        Fine to call when it is not running.
+        """
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._reap(within_s=10.0)
 
     def suspend(self) -> None:

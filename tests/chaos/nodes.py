@@ -1,0 +1,131 @@
+"""Several real servers on one real store, and what can happen to them.
+
+`Nodes` starts N `everstream serve` on one store, each with its own port, folder and log file.  Any of them can be
+killed, stopped in its tracks, asked to go, and started again on the same port, as an operator's supervisor would do.
+Whatever happened, `close` leaves no process behind, and a node that ever logged a traceback fails the test then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.chaos.viewer import Address
+from tests.server import HOST, LOG_TAIL_BYTES, ServerFailed, ServerProcess
+
+from everstream.settings import Settings
+from everstream.store.base import Store
+from everstream.store.urls import store_of
+
+START_S = 40.0
+_SAMPLE = re.compile(r"^(\w+?)(?:_total)?(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
+
+# A node that dies often would send its viewers away slowly; a test that wants to see that says so.
+QUICK_ARGS = ("--goaway-spread-ms", "0", "--drain-ms", "0", "--heartbeat-ms", "1000")
+
+
+class Nodes:
+    """`args` go to every node, `each` to one of them, `urls` are the stores' addresses (one for all, or one each)."""
+
+    def __init__(
+        self,
+        folder: Path,
+        urls: str | Sequence[str],
+        count: int = 3,
+        *args: str,
+        each: Mapping[int, Sequence[str]] | None = None,
+        groups: Sequence[int] | None = None,
+    ) -> None:
+        stores = [urls] * count if isinstance(urls, str) else list(urls)
+        self.servers = [
+            ServerProcess(
+                folder / f"node{n}",
+                args=("--store", stores[n], *QUICK_ARGS, *args, *(each or {}).get(n, ())),
+                owns_store=False,
+                group=groups[n] if groups else None,
+            )
+            for n in range(count)
+        ]
+
+    def __getitem__(self, n: int) -> ServerProcess:
+        return self.servers[n]
+
+    def __len__(self) -> int:
+        return len(self.servers)
+
+    async def start(self) -> Nodes:
+        started = await asyncio.gather(
+            *(asyncio.to_thread(server.start, ready_within_s=START_S) for server in self.servers),
+            return_exceptions=True,
+        )
+        failed = [each for each in started if isinstance(each, BaseException)]
+        if failed:
+            await self.close()
+            raise failed[0]
+        return self
+
+    async def kill(self, n: int) -> None:
+        await asyncio.to_thread(self.servers[n].kill9)
+
+    async def again(self, n: int) -> None:
+        """Start a node that has ended, on the same port."""
+        await asyncio.to_thread(self.servers[n].start, ready_within_s=START_S)
+
+    async def terminate(self, n: int, *, within_s: float = 30.0) -> int:
+        return await asyncio.to_thread(self.servers[n].terminate, within_s=within_s)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(asyncio.to_thread(server.close) for server in self.servers))
+
+    def addresses(self, first: int = 0) -> list[Address]:
+        """All nodes, beginning with one of them."""
+        order = [*range(first, len(self)), *range(first)]
+        return [(HOST, self.servers[n].port) for n in order]
+
+    async def metric(self, n: int, name: str) -> float:
+        """The sum of a metric's samples at a node."""
+        _, body = await asyncio.to_thread(self.servers[n].get, "/metrics")
+        samples = [float(value) for found, value in _SAMPLE.findall(body.decode()) if found == name]
+        if not samples:
+            raise ServerFailed(f"there is no metric {name}")
+        return sum(samples)
+
+    async def metric_of_all(self, name: str) -> float:
+        """The sum over the nodes that are running."""
+        return sum([await self.metric(n, name) for n in range(len(self)) if self.servers[n].running])
+
+    def tracebacks(self) -> str:
+        found = [server.log_text() for server in self.servers if "Traceback" in server.log_text()]
+        return "".join(text[max(text.index("Traceback") - 500, 0) :][:LOG_TAIL_BYTES] for text in found)
+
+    def quoted(self) -> str:
+        """The ends of all logs, for a failure to quote."""
+        return "".join(f"\n--- node {n}\n{server.log_text()[-3_000:]}" for n, server in enumerate(self.servers))
+
+
+@asynccontextmanager
+async def running_nodes(nodes: Nodes) -> AsyncIterator[Nodes]:
+    """Started; closed afterwards; none of them may have logged a traceback, and a failure quotes their logs."""
+    await nodes.start()
+    try:
+        yield nodes
+    except BaseException as error:
+        error.add_note(nodes.quoted())
+        raise
+    finally:
+        await nodes.close()
+    assert not nodes.tracebacks(), nodes.tracebacks()
+
+
+@asynccontextmanager
+async def reading_store(url: str, folder: Path) -> AsyncIterator[Store]:
+    """The store itself, through the class that the servers use.  It takes no lease, so nobody takes it for a node."""
+    store = store_of(Settings(store=url, data_dir=folder))
+    await store.open("n_oracle", lambda _: None, lambda _: None)
+    try:
+        yield store
+    finally:
+        await store.close()

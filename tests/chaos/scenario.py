@@ -1,0 +1,87 @@
+"""One round of a scenario: viewers on every node, streams begun at one of them, a fault, and the judgement.
+
+async with round_of(nodes, reading, chance) as round:
+    await round.begin(0, streams=20, tokens=90, rate=60)
+    ... a fault ...
+    round.struck()                      # from here pauses are measured
+    figures = await round.finish()      # all streams ended for all viewers; compared with store and truth
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from tests.chaos.nodes import Nodes
+from tests.chaos.oracle import Figures, Shown, count_text, judged, kept_by
+from tests.chaos.viewer import Viewer
+
+from everstream.store.base import Store
+
+STREAMS_AT_ONCE = 50  # of one viewer; a connection may read 64
+STORED_WITHIN_S = 5.0
+
+
+class Round:
+    def __init__(self, nodes: Nodes, reading: Store, viewers: list[Viewer]) -> None:
+        self.viewers = viewers
+        self.truths: dict[str, str] = {}
+        self.struck_at: float | None = None
+        self._nodes = nodes
+        self._reading = reading
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def streams(self) -> list[str]:
+        return list(self.truths)
+
+    async def begin(self, at: int, streams: int, tokens: int, rate: float) -> list[str]:
+        """Start streams through the viewer at a node; all others watch them.  Returns when the first have words."""
+        viewer = self.viewers[at]
+        begun = await asyncio.gather(*(viewer.generate(tokens, rate) for _ in range(streams)))
+        self.truths |= dict.fromkeys(begun, count_text(tokens))
+        for other in self.viewers:
+            if other is not viewer:
+                for stream in begun:
+                    other.watch(stream)
+        return list(begun)
+
+    def struck(self) -> None:
+        self.struck_at = self._loop.time()
+
+    def every(self) -> list[Shown]:
+        """Every stream of every viewer."""
+        return [viewer.streams[stream] for viewer in self.viewers for stream in self.truths if stream in viewer.streams]
+
+    async def finish(self, within_s: float = 30.0, *, whole: bool = True) -> Figures:
+        """Wait for all ends and judge.  What has not ended by then counts as `endless`."""
+        await asyncio.gather(*(viewer.all_ended(self.streams, within_s) for viewer in self.viewers))
+        kept = await kept_by(self._reading, self.streams)
+        figures = judged(self.every(), kept, self.truths, whole=whole)
+        figures.returns = sum(viewer.returns for viewer in self.viewers)
+        if self.struck_at is not None:
+            pauses = [shown.longest_pause(self.struck_at) for shown in self.every()]
+            figures.pauses_s = [pause for pause in pauses if pause]
+        return figures
+
+    def to_next_reign(self) -> list[float]:
+        """For each stream and viewer: seconds from the fault to the first entry of the next leader."""
+        assert self.struck_at is not None
+        found = [shown.pause_to_reign(self.struck_at) for shown in self.every()]
+        return [pause for pause in found if pause is not None]
+
+
+@asynccontextmanager
+async def round_of(
+    nodes: Nodes, reading: Store, chance: random.Random, *, viewers: int | None = None, patient: bool = False
+) -> AsyncIterator[Round]:
+    """With one viewer that prefers each node, or as many as said, spread over them."""
+    async with AsyncExitStack() as stack:
+        made = [
+            await stack.enter_async_context(Viewer(nodes.addresses(n % len(nodes)), chance, patient=patient))
+            for n in range(viewers or len(nodes))
+        ]
+        await asyncio.gather(*(viewer.is_open() for viewer in made))
+        yield Round(nodes, reading, made)
