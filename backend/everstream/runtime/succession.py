@@ -167,7 +167,7 @@ class Succession:
         relay.in_vain = 0 if answer.progressed else relay.in_vain + 1
         if sum(isinstance(entry, Seam) for entry in answer.log.entries) >= SEAMS_MAX:
             return None
-        again = error.code in _LOST and begun and relay.in_vain <= self._settings.carry_on_attempts
+        again = error.code in _LOST and begun and relay.in_vain < self._settings.carry_on_attempts
         if again and self._continuation(relay.request, answer.feed) is not None:
             return Next(relay.request, relay.provider, self._pause_s(relay.in_vain, error))
         if error.code not in _NEXT_MODEL_TOO:
