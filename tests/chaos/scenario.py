@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from tests.chaos.nodes import Nodes
-from tests.chaos.oracle import Figures, Shown, count_text, judged, kept_by
+from tests.chaos.oracle import Figures, Kept, Shown, count_text, judged, kept_by
 from tests.chaos.viewer import Viewer
 
 from everstream.store.base import Store
@@ -29,6 +29,7 @@ class Round:
         self.viewers = viewers
         self.truths: dict[str, str] = {}
         self.struck_at: float | None = None
+        self.kept: dict[str, Kept] = {}  # at the end
         self._nodes = nodes
         self._reading = reading
         self._loop = asyncio.get_running_loop()
@@ -58,13 +59,20 @@ class Round:
     async def finish(self, within_s: float = 30.0, *, whole: bool = True) -> Figures:
         """Wait for all ends and judge.  What has not ended by then counts as `endless`."""
         await asyncio.gather(*(viewer.all_ended(self.streams, within_s) for viewer in self.viewers))
-        kept = await kept_by(self._reading, self.streams)
-        figures = judged(self.every(), kept, self.truths, whole=whole)
+        self.kept = await kept_by(self._reading, self.streams)
+        figures = judged(self.every(), self.kept, self.truths, whole=whole)
         figures.returns = sum(viewer.returns for viewer in self.viewers)
         if self.struck_at is not None:
             pauses = [shown.longest_pause(self.struck_at) for shown in self.every()]
             figures.pauses_s = [pause for pause in pauses if pause]
         return figures
+
+    async def past(self, fences: dict[str, int]) -> int:
+        """Entries behind these fences, by now: in the store, and on any screen."""
+        kept = await kept_by(self._reading, fences)
+        stored = sum(kept[stream].tail - fence for stream, fence in fences.items())
+        shown = sum(abs(each.offset - fences[each.stream]) for each in self.every() if each.stream in fences)
+        return stored + shown
 
     def to_next_reign(self) -> list[float]:
         """For each stream and viewer: seconds from the fault to the first entry of the next leader."""

@@ -48,6 +48,7 @@ class Viewer:
         self._silence_s = float("inf")
         self._ids = itertools.count(1)
         self._asked: dict[int, tuple[Frame, asyncio.Future[Frame]]] = {}
+        self._subscribing: dict[int, str] = {}  # the streams of `subscribe` commands without a reply
         self._resumed: set[str] = set()  # by the last `hello`
         self._timers: set[asyncio.TimerHandle] = set()
         self._task: asyncio.Task[None] | None = None
@@ -167,6 +168,7 @@ class Viewer:
 
     async def _conversation(self, line: SocketLine, address: Address) -> None:
         self._leave_at = float("inf")
+        self._subscribing.clear()
         self.connections.append((self._loop.time(), address))
         places = [shown.place for shown in self.streams.values() if shown.end is None]
         self._resumed = {place["stream"] for place in places}
@@ -178,20 +180,21 @@ class Viewer:
             await asyncio.wait({line.closed}, timeout=min(wait_s, 0.25))
 
     def _received(self, frame: Frame) -> None:
-        kind, stream = frame["type"], frame.get("stream")
+        kind, number = frame["type"], frame.get("id") or 0
+        stream = self._subscribing.pop(number, None) or frame.get("stream")
         if kind == "welcome":
             self._welcomed(frame)
         elif kind == "goaway":
             self.goaways += 1
             moment = self._loop.time() + self._chance.uniform(0, frame["after_ms"] / 1000)
             self._leave_at = min(self._leave_at, moment)
-        elif kind == "error" and stream is not None and "id" not in frame:
+        elif kind == "error" and stream is not None:
             self._note(frame)
             self._later(stream)
-        elif stream is not None and kind != "error":
+        elif stream is not None:
             self.streams.setdefault(stream, Shown(stream)).take(frame, self._loop.time())
             self._news.set()
-        asked = self._asked.get(frame.get("id") or 0)
+        asked = self._asked.get(number)
         if asked is not None and not asked[1].done():
             asked[1].set_result(frame)
 
@@ -209,7 +212,9 @@ class Viewer:
 
     def _subscribe(self, stream: str) -> None:
         if self._line is not None and self._open.is_set():
-            self._line.send({"type": "subscribe", **self.streams[stream].place})
+            number = next(self._ids)
+            self._subscribing[number] = stream
+            self._line.send({"type": "subscribe", "id": number, **self.streams[stream].place})
 
     def _later(self, stream: str) -> None:
         """The server could not serve this stream just now."""
