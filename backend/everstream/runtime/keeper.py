@@ -25,6 +25,7 @@ from everstream.core.errors import EverstreamError
 from everstream.core.lease import owner_of, partition_of
 from everstream.runtime.ending import end
 from everstream.runtime.hub import Feed, Hub, total_of
+from everstream.runtime.resting import Resting
 from everstream.settings import Settings
 from everstream.store.base import State, Store
 
@@ -51,6 +52,7 @@ class Keeper:
         clock: Callable[[], float],
         adopt: Adopt,
         probe: Probe,
+        resting: Resting,
     ) -> None:
         self._store = store
         self._hub = hub
@@ -59,6 +61,7 @@ class Keeper:
         self._clock = clock
         self._adopt = adopt
         self._probe = probe
+        self._others_resting = resting
         self.resting = False  # this node is going: it adopts nothing more
         self._disowned: dict[str, float] = {}  # open streams said to be ours that are not, and since when
         self._alive: set[str] = set()
@@ -113,12 +116,13 @@ class Keeper:
 
     async def _adopt_orphans(self, alive: set[str]) -> None:
         before, self._disowned = self._disowned, {}
+        able = await self._others_resting.able(alive) | {self._node}
         for stream, leader in await self._store.open_streams():
             try:
                 if leader == self._node:
                     if not self._long_disowned(stream, before):
                         continue
-                elif leader in alive or owner_of(partition_of(stream), alive | {self._node}) != self._node:
+                elif leader in alive or owner_of(partition_of(stream), able) != self._node:
                     continue
                 state = await self._store.adopt(stream, leader)
                 if state is not None:

@@ -32,6 +32,7 @@ from everstream.runtime.follower import Follower
 from everstream.runtime.hub import Feed, Hub, log_of
 from everstream.runtime.keeper import Keeper
 from everstream.runtime.relay import Relay
+from everstream.runtime.resting import Resting
 from everstream.runtime.succession import LEAD, Meta, Succession
 from everstream.settings import Settings
 from everstream.store.base import State, Store
@@ -60,8 +61,9 @@ class Node:
             store, self._clock, self.counters, linger_s=settings.linger_s, feeds_max=settings.streams_in_memory
         )
         self._follower = Follower(store, self.hub, self._clock)
-        self._keeper = Keeper(store, self.hub, self.id, settings, self._clock, self.adopted, self._probe)
-        self._succession = Succession(self, store, self.hub, providers, settings, self.counters)
+        resting = Resting(store, self._clock)
+        self._keeper = Keeper(store, self.hub, self.id, settings, self._clock, self.adopted, self._probe, resting)
+        self._succession = Succession(self, store, self.hub, providers, settings, self.counters, resting)
 
     # ------------------------------------------------------------------ life
 

@@ -29,6 +29,7 @@ from everstream.runtime.accounts import last_words, progress_of
 from everstream.runtime.counters import Counters
 from everstream.runtime.hub import Feed, Hub, log_of
 from everstream.runtime.relay import Next, Relay
+from everstream.runtime.resting import Resting
 from everstream.settings import Settings
 from everstream.store.base import State, Store
 
@@ -41,6 +42,8 @@ PAUSE_MAX_S = 10.0
 HAND_OVERS_AT_ONCE = 16  # each stands still for a few calls of the store, so not all at the same time
 LAST_WORDS_S = 2.0  # what handing over everything may take at the end of a drain
 STORED_S = 2.0  # for the store to take what is there, before a stream is handed over
+
+RESTING_TTL_S = 60
 
 _LOST = (
     "provider.connection",
@@ -81,7 +84,14 @@ class Household(Protocol):
 
 class Succession:
     def __init__(
-        self, node: Household, store: Store, hub: Hub, providers: Registry, settings: Settings, counters: Counters
+        self,
+        node: Household,
+        store: Store,
+        hub: Hub,
+        providers: Registry,
+        settings: Settings,
+        counters: Counters,
+        resting: Resting,
     ) -> None:
         self._node = node
         self._store = store
@@ -89,6 +99,7 @@ class Succession:
         self._providers = providers
         self._settings = settings
         self._counters = counters
+        self._resting = resting
         self._fallbacks = tuple(model.strip() for model in settings.fallback_models.split(",") if model.strip())
 
     # ------------------------------------------------------------------ taking over
@@ -208,7 +219,7 @@ class Succession:
 
     async def heirs(self) -> set[str]:
         """The other nodes that could lead a stream."""
-        return await self._store.nodes() - {self._node.id}
+        return await self._resting.able(await self._store.nodes() - {self._node.id})
 
     async def drain(self, deadline: float, clock: Callable[[], float]) -> None:
         """Until nothing is generated here any more: short answers end, the others are handed over.
@@ -216,7 +227,11 @@ class Succession:
         What carries on exactly goes at once.  For the rest a hand-over is visible, so it may end by itself meanwhile.
         Where there is nobody to take a stream, whoever starts next is its heir.
         """
-        await self._hand_over_all(lambda feed: self._exactly(feed), deadline, clock)
+        try:
+            await self._resting.rest(self._node.id, RESTING_TTL_S + int(deadline - clock()))
+        except EverstreamError:
+            logger.warning("the others could not be told that this node goes")
+        await self._hand_over_all(self._exactly, deadline, clock)
         while (left_s := deadline - LAST_WORDS_S - clock()) > 0 and self._running():
             relays = [asyncio.create_task(feed.wait_ended(), name="drain") for feed in self._running()]
             await asyncio.wait(relays, timeout=min(left_s, 1.0))

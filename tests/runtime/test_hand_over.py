@@ -1,0 +1,254 @@
+"""A leader that goes by consent, a leader that is named, and who is taken for dead."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+from tests.runtime.conftest import (
+    CountingStore,
+    Hand,
+    Reading,
+    answering,
+    assert_legal,
+    request,
+    running,
+    started,
+    until,
+)
+
+from everstream.core.errors import EverstreamError
+from everstream.core.events import HeadersReceived, Seam, StreamEnd
+
+QUICK = {"lease_ms": 400, "lease_renew_ms": 20}
+
+
+def counting(tokens: int, rate: float) -> dict[str, object]:
+    return {"tokens": tokens, "rate": rate}
+
+
+def reasons(entries: list[object]) -> list[tuple[str, str | None]]:
+    return [(entry.reason, entry.continuation) for entry in entries if isinstance(entry, Seam)]
+
+
+async def test_a_draining_node_hands_over_at_once_what_is_carried_on_exactly(store: CountingStore) -> None:
+    async with running(store, **QUICK) as one, running(store.beside(), **QUICK) as two:
+        feeds = [await one.generate(request("scripted/count", **counting(60, 50.0)), "u", None) for _ in range(40)]
+        readers = [Reading(feed) for feed in feeds]
+        await until(lambda: all(feed.log.committed > 5 for feed in feeds))
+        await asyncio.wait_for(one.drain(10.0), 10)
+        assert not one.generating
+        assert one.counters.handed_over == len(feeds)
+        assert all(store.disk.records[feed.stream].leader == two.id for feed in feeds)
+        # Those who read on the old leader go on reading there.
+        await until(lambda: all(reader.feed.log.ended for reader in readers))
+        await until(lambda: all(reader.offset == reader.feed.log.tail for reader in readers))
+        for feed, reader in zip(feeds, readers, strict=True):
+            assert reader.text == " ".join(str(n) for n in range(1, 61))
+            assert not reader.lost
+            entries = store.disk.records[feed.stream].entries
+            assert reasons(entries) == [("drain", "exact")]
+            assert_legal(entries)
+
+
+async def test_what_a_hand_over_would_show_may_end_by_itself_first(store: CountingStore) -> None:
+    hands = Hand("prompted"), Hand("prompted")
+    async with running(store, hands[0], **QUICK) as one, running(store.beside(), hands[1], **QUICK):
+        feed, call = await answering(one, hands[0], "half ")
+        draining = asyncio.create_task(one.drain(20.0))
+        await until(lambda: one.draining)
+        call.words("whole")
+        call.end()
+        await asyncio.wait_for(draining, 10)
+        assert not hands[1].calls
+        assert reasons(feed.log.entries) == []
+        assert feed.log.total().text == "half whole"
+
+
+async def test_what_does_not_end_in_time_is_handed_over(store: CountingStore) -> None:
+    hands = Hand("prompted"), Hand("prompted")
+    async with running(store, hands[0], **QUICK) as one, running(store.beside(), hands[1], **QUICK):
+        feed, call = await answering(one, hands[0], "half ")
+        await asyncio.wait_for(one.drain(0.0), 10)
+        assert call.closed
+        await until(lambda: len(hands[1].calls) == 1)
+        hands[1].calls[0].words("whole")
+        hands[1].calls[0].end()
+        await until(lambda: feed.log.ended)
+        assert reasons(feed.log.entries) == [("drain", "prompted")]
+        assert feed.log.total().text == "half whole"
+
+
+async def test_a_hand_over_is_no_attempt_in_vain(store: CountingStore) -> None:
+    """However often it is handed on without a word, it is carried on; and never to one that goes itself."""
+    hands = [Hand("prompted") for _ in range(6)]
+    async with AsyncExitStack() as stack:
+        node = await stack.enter_async_context(running(store, hands[0], **QUICK))
+        feed, _ = await answering(node, hands[0], "half ")
+        for hand in hands[1:]:
+            heir = await stack.enter_async_context(running(store.beside(), hand, **QUICK))
+            await asyncio.wait_for(node.drain(0.0), 10)
+            await until(lambda hand=hand: len(hand.calls) == 1)
+            node = heir
+            led = node.hub.get(feed.stream)
+            assert led is not None
+            await until(lambda led=led: isinstance(led.log.entries[-1], HeadersReceived) and not led.log.dirty)
+        hands[-1].calls[0].words("whole")
+        hands[-1].calls[0].end()
+        await until(lambda: feed.log.ended)
+    assert reasons(feed.log.entries) == [("drain", "prompted")] * 5
+    assert feed.log.total().text == "half whole"
+
+
+async def test_with_nobody_to_take_it_the_next_to_start_is_the_heir(store: CountingStore) -> None:
+    async with running(store, **QUICK) as one:
+        feed = await one.generate(request("scripted/count", **counting(40, 50.0)), "u", None)
+        await until(lambda: feed.log.committed > 5)
+        await asyncio.wait_for(one.drain(0.0), 10)
+    record = store.disk.records[feed.stream]
+    assert (record.leader, record.handed, record.ended) == ("", True, False)
+    async with running(store.beside(), **QUICK):
+        await until(lambda: record.ended)
+    assert reasons(record.entries) == [("drain", "exact")]
+
+
+async def test_a_hint_to_lead_that_is_lost_is_made_good(store: CountingStore) -> None:
+    async def deaf(node: str, message: bytes) -> None:
+        """Every message is lost."""
+
+    async with running(store, **QUICK) as one:
+        other = store.beside()
+        async with running(other, **QUICK):
+            store.send = deaf  # type: ignore[method-assign]
+            feed = await one.generate(request("scripted/count", **counting(40, 50.0)), "u", None)
+            await until(lambda: feed.log.committed > 5)
+            await asyncio.wait_for(one.drain(10.0), 10)
+            await until(lambda: feed.log.ended, 20)
+    assert reasons(feed.log.entries) == [("drain", "exact")]
+
+
+async def test_cancel_during_a_hand_over_is_answered_with_a_fence(store: CountingStore) -> None:
+    async with running(store, **QUICK) as one, running(store.beside(), **QUICK):
+        feeds = [await one.generate(request("scripted/count", **counting(500, 50.0)), "u", None) for _ in range(20)]
+        await until(lambda: all(feed.log.committed > 5 for feed in feeds))
+        draining = asyncio.create_task(one.drain(10.0))
+        fences = await asyncio.wait_for(asyncio.gather(*(one.cancel(feed.stream) for feed in feeds)), 20)
+        await draining
+        for feed, fence in zip(feeds, fences, strict=True):
+            record = store.disk.records[feed.stream]
+            assert record.tail == fence
+            assert isinstance(record.entries[-1], StreamEnd)
+            assert record.entries[-1].reason == "cancelled"
+
+
+# --------------------------------------------------------------------------- nodes that only serve clients
+
+
+async def test_a_node_that_runs_no_models_names_one_that_does(store: CountingStore) -> None:
+    async with running(store, **QUICK) as one, running(store.beside(), lead=False, **QUICK) as gateway:
+        assert store.disk.leases.keys() == {one.id}
+        feed = await gateway.generate(request("scripted/count", **counting(20, 0.0)), "u", "once")
+        reader = Reading(feed)
+        await until(lambda: reader.offset == feed.log.tail and feed.log.ended)
+        assert not feed.led
+        assert store.disk.records[feed.stream].leader == one.id
+        assert reader.text == " ".join(str(n) for n in range(1, 21))
+        assert reasons(feed.log.entries) == []  # nobody led it before
+        assert (await gateway.generate(request("scripted/count"), "u", "once")).stream == feed.stream
+        assert not gateway.generating
+
+
+async def test_cancel_on_such_a_node_gives_the_fence(store: CountingStore) -> None:
+    async with running(store, **QUICK), running(store.beside(), lead=False, **QUICK) as gateway:
+        feed = await gateway.generate(request("scripted/count", **counting(5000, 100.0)), "u", None)
+        await until(lambda: feed.log.committed > 5)
+        fence = await asyncio.wait_for(gateway.cancel(feed.stream), 10)
+        assert store.disk.records[feed.stream].tail == fence
+
+
+async def test_without_anybody_who_runs_models_the_request_is_refused(store: CountingStore) -> None:
+    async with running(store, lead=False, **QUICK) as gateway:
+        with pytest.raises(EverstreamError) as refused:
+            await gateway.generate(request("scripted/count"), "u", None)
+        assert (refused.value.code, refused.value.retryable) == ("provider.overloaded", True)
+    assert not store.disk.records
+
+
+async def test_such_a_node_adopts_nothing(store: CountingStore) -> None:
+    hand = Hand("exact")
+    async with running(store.beside(), lead=False, **QUICK) as gateway:
+        async with running(store, hand, **QUICK) as one:
+            feed, _ = await answering(one, hand, "half")
+        await gateway.find(feed.stream)
+        async with running(store.beside(), hand, **QUICK) as two:
+            await until(lambda: store.disk.records[feed.stream].leader == two.id)
+
+
+async def test_a_gateway_that_dies_takes_nothing_with_it(store: CountingStore) -> None:
+    async with running(store, **QUICK) as one:
+        async with running(store.beside(), lead=False, **QUICK) as gateway:
+            feed = await gateway.generate(request("scripted/count", **counting(40, 100.0)), "u", None)
+            await until(lambda: feed.log.committed > 5)
+        record = store.disk.records[feed.stream]
+        await until(lambda: record.ended)
+        assert len(record.epochs) == 2  # the naming, and the one reign
+        assert one.counters.streams_adopted == 1
+
+
+# --------------------------------------------------------------------------- who is taken for dead
+
+
+async def test_after_an_outage_of_the_store_nobody_is_taken_for_dead(store: CountingStore) -> None:
+    """All leases ran out together.  The first to come back must not adopt what the others lead."""
+    other = store.beside()
+    hand, second = Hand("exact"), Hand("exact")
+    async with running(store, hand, **QUICK) as one, running(other, second, **QUICK):
+        feeds = [(await answering(one, hand, "half"))[0] for _ in range(8)]
+        store.available = other.available = False
+        await until(lambda: max(store.disk.leases.values()) < store.disk.clock_ms())
+        other.available = True  # a moment before the leader itself
+        await until(lambda: max(store.disk.leases.values()) > store.disk.clock_ms())
+        await asyncio.sleep(0.1)  # pause: several rounds of the other's keeper
+        store.available = True
+        await until(lambda: store.disk.dark_until_ms < store.disk.clock_ms())
+        await asyncio.sleep(0.1)  # pause: several rounds more, now that the dark is over
+        assert all(len(store.disk.records[feed.stream].epochs) == 1 for feed in feeds)
+        assert not second.calls
+
+
+async def test_who_does_not_come_back_after_an_outage_is_dead_after_a_lease(store: CountingStore) -> None:
+    hand, second = Hand("exact"), Hand("exact")
+    other = store.beside()
+    async with running(store, hand, **QUICK) as one, running(other, second, **QUICK) as two:
+        feed, _ = await answering(one, hand, "half")
+        store.available = other.available = False
+        await until(lambda: max(store.disk.leases.values()) < store.disk.clock_ms())
+        other.available = True
+        await until(lambda: store.disk.records[feed.stream].leader == two.id)
+        store.available = True
+
+
+async def test_a_node_that_drains_adopts_nothing_more(store: CountingStore) -> None:
+    hand = Hand("exact")
+    async with running(store.beside(), Hand("exact"), **QUICK) as going:
+        await going.drain(0.0)
+        async with running(store, hand, **QUICK) as one:
+            feed, _ = await started(one, hand)
+        await asyncio.sleep(0.1)  # pause: several rounds of its keeper
+        assert store.disk.records[feed.stream].leader != going.id
+
+
+async def test_named_while_it_goes_itself_a_node_passes_the_stream_on(store: CountingStore) -> None:
+    hands = Hand("exact"), Hand("exact"), Hand("exact")
+    async with (
+        running(store, hands[0], **QUICK) as one,
+        running(store.beside(), hands[1], **QUICK) as two,
+        running(store.beside(), hands[2], **QUICK) as three,
+    ):
+        feed, _ = await answering(one, hands[0], "half")
+        await two.drain(0.0)
+        await one.drain(0.0)
+        await until(lambda: len(hands[2].calls) == 1)
+        assert store.disk.records[feed.stream].leader == three.id
+        assert not hands[1].calls
