@@ -18,6 +18,7 @@ import structlog
 
 from everstream import doctor
 from everstream.cli import main
+from everstream.config import load
 from everstream.doctor import Finding, Verdict, as_json, as_text, examine, healthy
 from everstream.settings import Settings
 from everstream.store.embedded import attach, status
@@ -65,7 +66,7 @@ async def test_a_sound_machine_has_no_problem_and_keeps_nothing_running(tmp_path
     findings = await examine()
     assert healthy(findings), as_text(findings)
     assert [finding.check for finding in findings] == [
-        "python", "open files", "settings", "host", "port", "data dir", "store", "providers",
+        "python", "open files", "settings", "host", "port", "data dir", "store", "nodes", "providers",
     ]  # fmt: skip
     assert (await status(tmp_path / "data")).server is None
 
@@ -76,7 +77,7 @@ async def test_every_finding_that_is_not_good_says_what_to_do(monkeypatch: pytes
     monkeypatch.setattr(doctor, "LEAST_FREE_BYTES", 10**18)
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr("everstream.store.folder._packaged_binary", lambda: None)
-    findings = await examine({"host": "203.0.113.7", "port": "9"})
+    findings = await examine({"host": "203.0.113.7", "port": "9", "lead": "false"})
     bad = {finding.check for finding in findings if finding.verdict is not Verdict.OK}
     assert bad == {finding.check for finding in findings} - {"settings"}
     assert all(finding.advice for finding in findings if finding.verdict is not Verdict.OK)
@@ -280,6 +281,26 @@ def test_few_open_files_are_a_warning(
     finding = doctor.check_open_files()
     assert finding.verdict is verdict
     assert said in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("flags", "verdict", "said"),
+    [
+        ({"workers": "2"}, Verdict.OK, "2 nodes"),
+        ({"workers": "99"}, Verdict.WARNING, "only take turns: 8 are enough"),
+        ({"workers": "2", "store": "memory://"}, Verdict.PROBLEM, "use embedded://"),
+        ({"lead": "false"}, Verdict.WARNING, "EVERSTREAM_LEAD=true"),
+        ({"lead": "false", "store": "memory://"}, Verdict.WARNING, "EVERSTREAM_LEAD=true"),
+        ({"lead": "false", "store": "redis://127.0.0.1:9/0"}, Verdict.OK, "models run on others"),
+    ],
+)
+def test_nodes_are_of_use_to_somebody(
+    flags: dict[str, str], verdict: Verdict, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    finding = doctor.check_nodes(load(flags).settings)
+    assert finding.verdict is verdict
+    assert said in finding.found + finding.advice
 
 
 def test_the_command_exits_0_when_a_server_would_work_and_1_when_not(capsys: pytest.CaptureFixture[str]) -> None:

@@ -163,7 +163,7 @@ class Parent:
             word, rest = heard
             if word == Word.READY:
                 child.ready = True
-                logger.debug("a node is ready", place=place, pid=child.pid, node=rest)
+                logger.info("a node is ready", place=place, pid=child.pid, node=rest)
                 self._perhaps_announce()
             elif word == Word.FAILED:
                 child.complaint = rest
