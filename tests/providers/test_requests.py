@@ -286,8 +286,8 @@ async def test_a_server_of_ones_own_needs_no_key_and_is_asked_for_its_models(ser
     for _ in range(2):
         models = await provider.models()
         assert [(model.id, model.usable, model.continuation) for model in models] == [
-            ("openai/llama", True, None),
-            ("openai/org/qwen", True, None),
+            ("openai/llama", True, "prompted"),
+            ("openai/org/qwen", True, "prompted"),
         ]
     assert [(got.method, got.path) for got in server.requests] == [("GET", "/models")]
     await provider.aclose()

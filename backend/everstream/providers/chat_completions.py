@@ -13,6 +13,7 @@ What the accents taught, each of it a test on recorded wires:
 * An answer is whole when there was a finish reason, or `[DONE]` (Snowflake and TGI give no reason).  Everything else
   is a cut, whatever the HTTP framing says.
 * Of several choices only the first is shown.
+* Token ids (vLLM) come beside the text, those of the prompt first.  They become marks: `PROMPT_ENDS` parts the two.
 
 `stop` becomes `tool_calls` when a tool was called: Ollama, and OpenAI with a forced tool, say `stop` there.
 """
@@ -24,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from everstream.core.events import DeltaText, Finish, FinishReason, Usage
+from everstream.core.events import CONTENT, DeltaText, Finish, FinishReason, Mark, Usage
 from everstream.providers.base import ProviderError, ProviderEvent
 from everstream.providers.batching import Batcher
 from everstream.providers.http_errors import garbage, stream_error
@@ -70,6 +71,8 @@ class _Choice(_Struct):
     delta: _Delta | None = None
     message: _Delta | None = None  # a server that does not stream answers so
     finish_reason: str | None = None
+    text: str | None = None  # of a plain completion
+    token_ids: list[int] | None = None
 
 
 class _Details(_Struct):
@@ -96,10 +99,13 @@ class _Chunk(_Struct):
     usage: _Usage | None = None
     error: Any = None
     x_groq: _Groq | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 _DECODER = msgspec.json.Decoder(_Chunk)
 _decode = _DECODER.decode
+
+PROMPT_ENDS = -1  # no token id
 
 FINISH_REASONS: dict[str, FinishReason] = {
     "stop": "stop",
@@ -145,9 +151,15 @@ class _Call:
 
 
 class ChatFold:
-    """One streamed chat completion: bytes to events.  A `http_answer.Fold`."""
+    """One streamed chat completion, or plain completion: bytes to events.  A `http_answer.Fold`.
 
-    def __init__(self, name: str, warnings: tuple[str, ...] = ()) -> None:
+    `tokens`: say the ids of the tokens where the server tells them.  `plain`: it is a plain completion, of a
+    prompt whose ids are known.
+    """
+
+    def __init__(self, name: str, warnings: tuple[str, ...] = (), *, tokens: bool = False, plain: bool = False) -> None:
+        self._ids: list[int] | None = [] if tokens else None  # of what is not shown yet
+        self._knows_prompt = self._plain = plain
         self.finished = False
         self.ended = False
         self.trouble: ProviderError | None = None
@@ -164,12 +176,21 @@ class ChatFold:
 
     def feed(self, data: bytes) -> list[ProviderEvent]:
         # A whole event that came alone, as nearly all of a paced model do.
-        if self._at_rest and data[:7] == b"data: {" and data[-3:] == b"}\n\n" and data.find(b"\n") == len(data) - 2:
+        if (
+            self._at_rest
+            and self._ids is None
+            and data[:7] == b"data: {"
+            and data[-3:] == b"}\n\n"
+            and data.find(b"\n") == len(data) - 2
+        ):
             text = _only_text(data)
             if text:
                 self._batch.shown = True
                 return [DeltaText(text)]
         events = self._fold(self._events.feed(data))
+        if self._ids and any(isinstance(event, CONTENT) for event in events):
+            events.append(Mark(tokens=tuple(self._ids)))
+            self._ids.clear()
         self._at_rest = self._events.at_rest and self._batch.at_rest
         return events
 
@@ -182,6 +203,9 @@ class ChatFold:
 
     def _fold(self, chunks: list[_Chunk]) -> list[ProviderEvent]:
         for chunk in chunks:
+            if self._ids is not None and chunk.prompt_token_ids and not self._knows_prompt:
+                self._knows_prompt = True
+                self._ids += [*chunk.prompt_token_ids, PROMPT_ENDS]
             if chunk.choices:
                 for choice in chunk.choices:
                     if not choice.index:
@@ -223,6 +247,10 @@ class ChatFold:
                     self._tool(piece)
             if delta.function_call is not None:
                 self._tool(_ToolPiece(index=-1, function=delta.function_call))
+        if self._plain and choice.text:  # Together tells it in a chat too, beside the delta
+            self._batch.text(choice.text)
+        if self._ids is not None and choice.token_ids and self._knows_prompt:
+            self._ids += choice.token_ids
         if choice.finish_reason and choice.finish_reason != self._reason:
             self._finish(choice.finish_reason)
 

@@ -45,7 +45,7 @@ class Fold(Protocol):
         ...
 
 
-Opener = Callable[[], Awaitable[Any]]  # gives the SDK's response; raises ProviderError
+Opener = Callable[[], Awaitable[Any]]  # gives the SDK's response, or a body that was begun; raises ProviderError
 
 
 async def pour(name: str, open_response: Opener, fold: Fold, settling: set[asyncio.Task[None]], sink: Sink) -> None:
@@ -64,13 +64,15 @@ async def answer(
     `settling` holds the tasks that read the last bytes of finished answers; who closes the pool waits for them.
     What could be handed to a `sink` at once is not yielded.
     """
-    body = Body(await open_response())
+    opened = await open_response()
+    body = opened if isinstance(opened, Body) else Body(opened)
     in_order = False
     try:
-        yield (HeadersReceived(at=time.time_ns() // 1_000_000),)
+        headers = HeadersReceived(at=time.time_ns() // 1_000_000)
         broken: ProviderError | None = None
         feed, read = fold.feed, body.read
-        if sink is not None:
+        yield (headers, *feed(body.first)) if body.first else (headers,)
+        if sink is not None and not (fold.finished or fold.ended or fold.trouble is not None):
             await _flow(body, fold, sink)
         while not (fold.ended or fold.trouble is not None or broken is not None):
             try:

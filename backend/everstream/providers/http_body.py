@@ -91,11 +91,12 @@ def connection_error(name: str, error: BaseException) -> ProviderError:
 
 
 class Body:
-    """The bytes of one answer."""
+    """The bytes of one answer.  `first` is what was read of it already, before it was handed on."""
 
-    __slots__ = ("_content", "_next", "_raw", "_response", "read")
+    __slots__ = ("_content", "_next", "_raw", "_response", "first", "read")
 
     def __init__(self, response: Any) -> None:
+        self.first = b""
         self._response = response
         self._raw = _aiohttp_response(response)
         self._content = None if self._raw is None else self._raw.content

@@ -4,6 +4,10 @@ The official package builds the request, signs it, retries it and keeps the pool
 bytes (`http_answer`) and folded by the dialect: chat completions, or the Responses API where `api` says so, for the
 whole provider or in one request's `params.api`.
 
+A response may run in the background: then it goes on whatever becomes of the connection, and can be read on from any
+place, by any node.  It also goes on when nobody wants it any more, so from the moment it is asked for it is either
+handed over by its name, or cancelled: `abandon`, and `_disown` where the name was not known yet.
+
 With a base URL of its own the provider is a door to any compatible server: it asks that server which models it has,
 sends only what all of them understand, and needs no key.  Any model may be asked for as `openai/NAME`, listed or not.
 
@@ -14,25 +18,26 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
-from collections.abc import AsyncGenerator
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
+import structlog
 
 from everstream.core.events import Continuation, Request
-from everstream.providers import pricing
-from everstream.providers.base import Batch, ModelInfo, Progress, ProviderError, Sink
+from everstream.providers.base import Memory, ModelInfo, Progress, ProviderError
+from everstream.providers.carry_ladder import Rung
+from everstream.providers.carry_policy import Carry, Dialect, Policy
+from everstream.providers.carry_request import completions_body, mark_unfinished, tells_tokens
 from everstream.providers.chat_completions import ChatFold
 from everstream.providers.chat_request import chat_body, thinks_always
-from everstream.providers.http_answer import Fold, Opener, answer, pour
-from everstream.providers.http_body import SETTLE_S, connection_error, make_limits, make_timeout, read_errors
+from everstream.providers.http_body import Body, connection_error, make_limits, make_timeout, read_errors
 from everstream.providers.http_errors import status_error, tell_of_long_waits
-from everstream.providers.responses_api import ResponsesFold, responses_body
+from everstream.providers.http_provider import Asking, HttpProvider
+from everstream.providers.responses_api import ResponsesFold, Run, responses_body
 
-if TYPE_CHECKING:
-    import openai as sdk
+logger = structlog.get_logger(__name__)
 
 BASE_URL = "https://api.openai.com/v1"
 MODELS = (
@@ -51,27 +56,36 @@ MODELS_LISTED_MAX = 500
 LIST_TIMEOUT_S = 3.0
 LIST_KEPT_S = 60.0
 
+DISOWN_S = 30.0  # for a run that was asked for to say its name, so that it can be cancelled
+CANCEL_S = 5.0
+FAILED_RUNS_MAX = 1024
+
 Api = Literal["chat", "responses"]
+Background = Literal["auto", "on", "off"]
+Endpoint = Literal["chat", "responses", "completions"]
 _NO_KEY = "no-key-needed"  # servers of one's own ask for none, but the package insists
-_WHY_NOT = "set OPENAI_API_KEY"
+_MINUTES = re.compile(r"(?:^|-)(?:pro|deep-research)(?:-|$)")  # models that think for so long
 
 
 class _Model(msgspec.Struct):
     id: str
+    owned_by: str | None = None
 
 
 class _ModelList(msgspec.Struct):
     data: list[_Model] = []
 
 
-class OpenAIProvider:
-    """A provider (see `base.Provider`).
+class OpenAIProvider(HttpProvider):
+    """A provider (see `base.Provider`).  Its further arguments are those of `HttpProvider`.
 
-    `base_url` None means OpenAI itself.  `connect_timeout_s` bounds the making of a connection; reading is bounded by
-    the relay.  `max_retries` counts new attempts at a request that was not yet answered, never at a broken answer.
+    `background`: run responses in the background; `auto`: where the model thinks for minutes.
     """
 
     name = "openai"
+    package = "openai"
+    address = BASE_URL
+    why_not = "set OPENAI_API_KEY"
 
     def __init__(
         self,
@@ -79,20 +93,26 @@ class OpenAIProvider:
         base_url: str | None = None,
         *,
         api: Api = "chat",
+        background: Background = "auto",
         max_connections: int = 4096,
         max_retries: int = 2,
         connect_timeout_s: float = 10.0,
+        continuation: Carry = "auto",
+        memory: Memory | None = None,
     ) -> None:
-        self._api_key = api_key or None
-        self._base_url = (base_url or BASE_URL).rstrip("/")
-        self._official = self._base_url == BASE_URL
+        super().__init__(
+            api_key,
+            base_url,
+            max_connections=max_connections,
+            max_retries=max_retries,
+            connect_timeout_s=connect_timeout_s,
+            continuation=continuation,
+            memory=memory,
+        )
         self._api = api
-        self._max_connections = max_connections
-        self._max_retries = max_retries
-        self._connect_timeout_s = connect_timeout_s
-        self._client: sdk.AsyncOpenAI | None = None
-        self._settling: set[asyncio.Task[None]] = set()
-        self._listed: list[ModelInfo] = []
+        self._background = background
+        self._failed_runs: dict[str, None] = {}  # that the provider itself gave up; the oldest are forgotten
+        self._listed: list[_Model] = []
         self._listed_until_s = 0.0  # on the monotonic clock
 
     @classmethod
@@ -104,129 +124,208 @@ class OpenAIProvider:
             api_key or os.environ.get("OPENAI_API_KEY"), base_url or os.environ.get("OPENAI_BASE_URL"), **settings
         )
 
+    # ------------------------------------------------------------------ models
+
     async def models(self) -> list[ModelInfo]:
         """The models worth offering.  A server of one's own is asked, at most once in `LIST_KEPT_S`."""
         if self._official:
             return [self._info(model) for model in MODELS]
+        await self._identify()
+        if self._listed:
+            return [ModelInfo(f"{self.name}/{model.id}", True, self._expected(model.id)) for model in self._listed]
+        why = "the server at OPENAI_BASE_URL does not list its models; any name may be asked for as openai/NAME"
+        return [ModelInfo(f"{self.name}/{model}", False, self._expected(model), why) for model in MODELS]
+
+    async def _identify(self) -> None:
         if time.monotonic() >= self._listed_until_s:
-            self._listed = await self._ask_for_models()
+            self._listed = await self._ask_for_models() or self._listed
             self._listed_until_s = time.monotonic() + LIST_KEPT_S
-        return self._listed
+            self._owner = next((model.owned_by for model in self._listed if model.owned_by), "")
 
-    async def prepare(self) -> None:
-        """Import the package in a thread, make the client, load the prices.  Nothing where there is no key."""
-        if self._client is None and (self._api_key is not None or not self._official):
-            await asyncio.to_thread(import_module, "openai")
-            self._connect()
-            await pricing.prepare()
-
-    def check(self, request: Request) -> None:
-        """Raises ProviderError `provider.auth` where there is no key."""
-        if self._api_key is None and self._official:
-            raise ProviderError("provider.auth", _WHY_NOT)
-
-    def continuation(self, request: Request, progress: Progress) -> Continuation | None:
-        """None: an answer that broke off is not carried on."""
-        return None
-
-    def generate(self, request: Request, progress: Progress | None = None) -> AsyncGenerator[Batch, None]:
-        """Ask, and yield batches as they come.  Contract: `base.Provider.generate`."""
-        opener, fold = self._ask(request)
-        return answer(self.name, opener, fold, self._settling)
-
-    async def pour(self, request: Request, progress: Progress | None, sink: Sink) -> None:
-        """Ask, and hand batches on as they come.  Contract: `base.PouringProvider.pour`."""
-        opener, fold = self._ask(request)
-        await pour(self.name, opener, fold, self._settling, sink)
-
-    def _ask(self, request: Request) -> tuple[Opener, Fold]:
-        fold: Fold
-        responses = request.extra.get("api", self._api) == "responses"
-        if responses:
-            body, warnings = responses_body(request, official=self._official)
-            fold = ResponsesFold(self.name, warnings)
-        else:
-            body, warnings = chat_body(request, official=self._official)
-            body.pop("api", None)
-            fold = ChatFold(self.name, warnings)
-        return lambda: self._open(body, responses), fold
-
-    async def abandon(self, request: Request, progress: Progress) -> None:
-        """Nothing runs on at the provider once its connection is closed."""
-
-    async def aclose(self) -> None:
-        """Close the pool.  Idempotent; a later request makes a new one."""
-        client, self._client = self._client, None
-        if self._settling:
-            await asyncio.wait(tuple(self._settling), timeout=SETTLE_S)
-        if client is not None:
-            await client.close()
-
-    async def _open(self, body: dict[str, Any], responses: bool) -> Any:
-        await self.prepare()
-        client = self._connect()
-        import openai as sdk
-
-        connection_errors: tuple[type[BaseException], ...] = (sdk.APIError, *read_errors())
-        # The whole body travels as "extra": the package then does not walk through the history to check its types.
-        rest: dict[str, Any] = {"extra_body": body, "extra_headers": {"Accept-Encoding": "identity"}}
-        model = body["model"]
-        try:
-            if responses:
-                asking: Any = client.responses.with_streaming_response.create(model=model, stream=True, **rest)
-            else:
-                asking = client.chat.completions.with_streaming_response.create(
-                    model=model, messages=[], stream=True, **rest
-                )
-            return await asking.__aenter__()
-        except sdk.APIStatusError as error:
-            raise status_error(self.name, error.status_code, error.response.headers, error.body) from None
-        except connection_errors as error:
-            raise connection_error(self.name, error) from None
-
-    def _connect(self) -> sdk.AsyncOpenAI:
-        """The client, made when first needed: importing the package takes most of a second."""
-        if self._client is None:
-            if self._api_key is None and self._official:
-                raise ProviderError("provider.auth", _WHY_NOT)
-            import openai as sdk
-
-            self._client = sdk.AsyncOpenAI(
-                api_key=self._api_key or _NO_KEY,
-                base_url=self._base_url,
-                max_retries=self._max_retries,
-                timeout=make_timeout(self._connect_timeout_s),
-                http_client=sdk.DefaultAioHttpClient(
-                    limits=make_limits(self._max_connections), event_hooks={"response": [tell_of_long_waits]}
-                ),
-            )
-        return self._client
-
-    async def _ask_for_models(self) -> list[ModelInfo]:
+    async def _ask_for_models(self) -> list[_Model]:
         await self.prepare()
         client = self._connect()
         import openai as sdk
 
         try:
             found = await client.with_options(max_retries=0, timeout=LIST_TIMEOUT_S).models.with_raw_response.list()
-            listed = msgspec.json.decode(found.content, type=_ModelList).data[:MODELS_LISTED_MAX]
+            return msgspec.json.decode(found.content, type=_ModelList).data[:MODELS_LISTED_MAX]
         except (sdk.APIError, OSError, msgspec.DecodeError):
-            listed = []
-        if listed:
-            return [ModelInfo(f"{self.name}/{model.id}", True, None) for model in listed]
-        if self._listed:
-            return self._listed
-        why = "the server at OPENAI_BASE_URL does not list its models; any name may be asked for as openai/NAME"
-        return [ModelInfo(f"{self.name}/{model}", False, None, why) for model in MODELS]
+            return []
 
     def _info(self, model: str) -> ModelInfo:
         usable = self._api_key is not None
         return ModelInfo(
             f"{self.name}/{model}",
             usable,
-            None,
-            None if usable else _WHY_NOT,
+            self._expected(model),
+            None if usable else self.why_not,
             thinking=thinks_always(model),
             tools=True,
             images=True,
         )
+
+    def _expected(self, model: str) -> Continuation | None:
+        if self._carry != "none" and self._in_background(Request(f"{self.name}/{model}", [])):
+            return "exact"
+        return super()._expected(model)
+
+    # ------------------------------------------------------------------ asking
+
+    def _in_background(self, request: Request) -> bool:
+        asked = request.extra.get("background")
+        if isinstance(asked, bool):
+            return asked
+        if self._background == "auto":
+            return self._official and _MINUTES.search(request.model_name) is not None
+        return self._background == "on"
+
+    def _dialect(self, request: Request) -> Dialect:
+        said = request.extra.get("api", self._api)
+        return "responses" if said == "responses" or self._in_background(request) else "chat"
+
+    def _ask(self, request: Request) -> Asking:
+        if self._dialect(request) == "chat":
+            tokens = bool(self._owner) and tells_tokens(request) and self._policy(request).tokens
+            return self._ask_chat(request, tokens=tokens)
+        body, warnings = responses_body(request, official=self._official)
+        if not self._in_background(request):
+            return Asking(lambda: self._open(body, "responses"), ResponsesFold(self.name, warnings))
+        body["background"] = True
+        body.setdefault("store", True)
+        return Asking(lambda: self._open_run(body), self._fold_run(Run(), warnings))
+
+    def _ask_chat(self, request: Request, *, tokens: bool) -> Asking:
+        body, warnings = chat_body(request, official=self._official)
+        body.pop("api", None)
+        body.pop("background", None)
+        if tokens:
+            body["return_token_ids"] = True
+        return Asking(lambda: self._open(body, "chat"), ChatFold(self.name, warnings, tokens=tokens))
+
+    def _ask_begun(self, way: Rung, request: Request, policy: Policy, progress: Progress) -> Asking:
+        body, warnings = chat_body(request, official=self._official)
+        body.pop("api", None)
+        body.pop("background", None)
+        if way == "tokens":
+            plain = completions_body(body, progress)
+            fold = ChatFold(self.name, warnings, tokens=True, plain=True)
+            return Asking(lambda: self._open(plain, "completions"), fold)
+        mark_unfinished(body, policy, progress)
+        return Asking(lambda: self._open(body, "chat"), ChatFold(self.name, warnings))
+
+    async def _open(self, body: dict[str, Any], endpoint: Endpoint) -> Any:
+        await self.prepare()
+        client = self._connect()
+        # The whole body travels as "extra": the package then does not walk through the history to check its types.
+        rest: dict[str, Any] = {"stream": True, "extra_body": body, "extra_headers": {"Accept-Encoding": "identity"}}
+        model = body["model"]
+        if endpoint == "responses":
+            return await self._opened(client.responses.with_streaming_response.create(model=model, **rest))
+        if endpoint == "completions":
+            return await self._opened(client.completions.with_streaming_response.create(model=model, prompt=[], **rest))
+        asking = client.chat.completions.with_streaming_response.create(model=model, messages=[], **rest)
+        return await self._opened(asking)
+
+    async def _opened(self, asking: Any) -> Any:
+        import openai as sdk
+
+        connection_errors: tuple[type[BaseException], ...] = (sdk.APIError, *read_errors())
+        try:
+            return await asking.__aenter__()
+        except sdk.APIStatusError as error:
+            raise status_error(self.name, error.status_code, error.response.headers, error.body) from None
+        except connection_errors as error:
+            raise connection_error(self.name, error) from None
+
+    def _make_client(self, api_key: str | None) -> Any:
+        import openai as sdk
+
+        return sdk.AsyncOpenAI(
+            api_key=api_key or _NO_KEY,
+            base_url=self._base_url,
+            max_retries=self._max_retries,
+            timeout=make_timeout(self._connect_timeout_s),
+            http_client=sdk.DefaultAioHttpClient(
+                limits=make_limits(self._max_connections), event_hooks={"response": [tell_of_long_waits]}
+            ),
+        )
+
+    # ------------------------------------------------------------------ runs in the background
+
+    def _fold_run(self, run: Run, warnings: tuple[str, ...] = ()) -> ResponsesFold:
+        return ResponsesFold(self.name, warnings, run, self._note_failed)
+
+    def _note_failed(self, response: str) -> None:
+        self._failed_runs[response] = None
+        if len(self._failed_runs) > FAILED_RUNS_MAX:
+            del self._failed_runs[next(iter(self._failed_runs))]
+
+    def _reattach(self, request: Request, progress: Progress) -> Asking | None:
+        run = Run.of(progress.cursor)
+        if run is None or run.response in self._failed_runs:
+            return None
+        return Asking(lambda: self._open_again(run), self._fold_run(run))
+
+    async def _open_again(self, run: Run) -> Any:
+        await self.prepare()
+        return await self._opened(
+            self._connect().responses.with_streaming_response.retrieve(
+                run.response,
+                stream=True,
+                starting_after=run.after,
+                extra_headers={"Accept-Encoding": "identity"},
+            )
+        )
+
+    async def _open_run(self, body: dict[str, Any]) -> Body:
+        """The body of a new run, begun as far as its name.  Whoever stops waiting for it has it cancelled."""
+        naming = asyncio.create_task(self._named(body), name="name a run")
+        try:
+            return (await asyncio.shield(naming))[0]
+        except asyncio.CancelledError:
+            self._settle(self._disown(naming))
+            raise
+
+    async def _named(self, body: dict[str, Any]) -> tuple[Body, str]:
+        opened = Body(await self._open(body, "responses"))
+        run = Run()
+        namer = ResponsesFold(self.name, run=run)
+        try:
+            while not (run.response or namer.ended or namer.trouble is not None):
+                data = await opened.read()
+                if not data:
+                    break
+                opened.first += data
+                namer.feed(data)
+        except read_errors() as error:
+            await opened.close()
+            raise connection_error(self.name, error) from None
+        except BaseException:
+            opened.abort()
+            raise
+        return opened, run.response
+
+    async def _disown(self, naming: asyncio.Task[tuple[Body, str]]) -> None:
+        try:
+            opened, response = await asyncio.wait_for(naming, DISOWN_S)
+        except (ProviderError, TimeoutError):
+            return
+        await opened.close()
+        if response:
+            await self._cancel(response)
+
+    async def abandon(self, request: Request, progress: Progress) -> None:
+        """Cancel what runs in the background.  Contract: `base.Provider.abandon`."""
+        run = Run.of(progress.cursor)
+        if run is not None and run.response not in self._failed_runs:
+            await self._cancel(run.response)
+
+    async def _cancel(self, response: str) -> None:
+        """Cancelling is idempotent at OpenAI, so the package may try it again."""
+        try:
+            async with asyncio.timeout(CANCEL_S):
+                await self.prepare()
+                await self._connect().responses.with_raw_response.cancel(response)
+        except Exception as error:  # whatever it is, there is nobody who could do anything about it
+            logger.warning("a run in the background could not be cancelled", response=response, error=repr(error))

@@ -59,6 +59,9 @@ def registry_of(settings: Settings, memory: Memory | None = None) -> Registry:
             key.get_secret_value() if key else os.environ.get("OPENAI_API_KEY"),
             settings.openai_base_url or os.environ.get("OPENAI_BASE_URL"),
             api=settings.openai_api,
+            background=settings.openai_background,
+            continuation=settings.openai_continuation,
+            memory=memory,
             max_connections=settings.provider_max_connections,
             max_retries=settings.provider_max_retries,
         )
@@ -68,6 +71,8 @@ def registry_of(settings: Settings, memory: Memory | None = None) -> Registry:
         return AnthropicProvider(
             key.get_secret_value() if key else os.environ.get("ANTHROPIC_API_KEY"),
             settings.anthropic_base_url or os.environ.get("ANTHROPIC_BASE_URL"),
+            continuation=settings.anthropic_continuation,
+            memory=memory,
             max_connections=settings.provider_max_connections,
             max_retries=settings.provider_max_retries,
         )

@@ -9,15 +9,20 @@ Summaries of reasoning and raw reasoning are both thinking.  A new part of a sum
 Terminal events: `response.completed`, `response.incomplete` (out of tokens, filtered), `response.failed`, `error`.
 `completed` with a tool call among the items means `tool_calls`: the API has no such reason of its own.  Calls that
 the provider runs itself (web search, code, MCP) are not ours to answer and are not shown.
+
+A response that runs in the background can be read again from after any event (`sequence_number`).  A `Run` is that
+place; with it goes what the events before it said and the later ones refer to: which parts came in deltas, and which
+calls are open.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from everstream.core.events import Finish, FinishReason, ImagePart, Message, Request, Usage
+from everstream.core.events import Finish, FinishReason, ImagePart, Mark, Message, Request, Usage
 from everstream.providers.base import ProviderError, ProviderEvent
 from everstream.providers.batching import Batcher
 from everstream.providers.chat_request import chosen_function, effort_of, function_of, image_url
@@ -135,6 +140,7 @@ class _Incomplete(_Struct):
 
 
 class _Response(_Struct):
+    id: str | None = None
     status: str | None = None
     usage: _Usage | None = None
     error: Any = None
@@ -143,6 +149,7 @@ class _Response(_Struct):
 
 class _Event(_Struct):
     type: str = ""
+    sequence_number: int | None = None
     delta: Any = None
     output_index: int | None = None
     content_index: int | None = None
@@ -169,10 +176,38 @@ _INCOMPLETE: dict[str | None, FinishReason] = {
 _CALLS = ("function_call", "custom_tool_call")
 
 
-class ResponsesFold:
-    """One streamed response: bytes to events.  A `http_answer.Fold`."""
+class Run(msgspec.Struct, omit_defaults=True):
+    """A response in the background, read up to the event `after`; as plain data it is a mark's cursor."""
 
-    def __init__(self, name: str, warnings: tuple[str, ...] = ()) -> None:
+    response: str = ""
+    after: int = -1
+    parts: list[tuple[int, int]] = []  # bounded, as the calls are, by the answer's items
+    calls: list[tuple[int, int, bool]] = []
+
+    @classmethod
+    def of(cls, cursor: Any) -> Run | None:
+        """None: the cursor is another provider's, or of no run."""
+        try:
+            run = msgspec.convert(cursor, cls)
+        except msgspec.ValidationError:
+            return None
+        return run if run.response else None
+
+
+class ResponsesFold:
+    """One streamed response: bytes to events.  A `http_answer.Fold`.
+
+    With a `run`, new or read before, each batch that has something to show ends with a mark, and so does the first one
+    that has the run's name.  `failed` is told the run's name where the provider says that it has come to nothing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        warnings: tuple[str, ...] = (),
+        run: Run | None = None,
+        failed: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.finished = False
         self.ended = False
         self.trouble: ProviderError | None = None
@@ -182,12 +217,38 @@ class ResponsesFold:
         self._batch = Batcher()
         self._streamed: set[tuple[int, int]] = set()  # parts that came in deltas; bounded by the answer's items
         self._calls: dict[int, tuple[int, bool]] = {}  # output_index -> our index, whether it has arguments
+        self._run = run
+        self._failed_run = failed
+        self._gave_up = False
+        if run is not None:
+            self._streamed.update(run.parts)
+            self._calls.update({where: (index, filled) for where, index, filled in run.calls})
+            self._batch.calls = len(run.calls)
 
     def feed(self, data: bytes) -> list[ProviderEvent]:
+        if self._run is not None:
+            return self._marked(self._run, self._events.feed(data))
         return self._fold(self._events.feed(data))
 
     def end(self) -> list[ProviderEvent]:
         return self._fold(self._events.end())
+
+    def _marked(self, run: Run, events: list[_Event]) -> list[ProviderEvent]:
+        named = bool(run.response)
+        fresh = [event for event in events if event.sequence_number is None or event.sequence_number > run.after]
+        for event in fresh:
+            if event.sequence_number is not None:
+                run.after = event.sequence_number
+            if not run.response and event.response is not None and event.response.id:
+                run.response = event.response.id
+        batch = self._fold(fresh)
+        if run.response and self._gave_up:
+            self._failed_run(run.response)
+        if run.response and not self.ended and self.trouble is None and (batch or not named):
+            run.parts = list(self._streamed)
+            run.calls = [(where, index, filled) for where, (index, filled) in self._calls.items()]
+            batch.append(Mark(cursor=msgspec.to_builtins(run)))
+        return batch
 
     def _fold(self, events: list[_Event]) -> list[ProviderEvent]:
         for event in events:
@@ -286,10 +347,12 @@ class ResponsesFold:
         self._batch.finish(Finish(reason, None if said is None else _usage(said), self._warnings))
 
     def _failed(self, event: _Event) -> None:
+        self._gave_up = True
         error = event.response.error if event.response is not None else None
         self.trouble = stream_error(self._name, error or "the response failed")
 
     def _cancelled(self, event: _Event) -> None:
+        self._gave_up = True
         self.trouble = ProviderError("provider.connection", f"{self._name} cancelled the response")
 
     def _error(self, event: _Event) -> None:
