@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from tests.gateway.conftest import Client, client_of, count_text
 from tests.server import HOST, ServerProcess, clean_environment, free_port, running_server
 
 from everstream.client import Client as Reconnecting
+from everstream.gateway import lifeline, parent
+from everstream.settings import Settings
 
 WAIT_S = 30.0
 QUICK = ("--goaway-spread-ms", "600", "--drain-ms", "1500", "--log-format", "json")
@@ -112,6 +115,40 @@ async def test_a_killed_parent_leaves_no_node_behind_and_the_port_free(server: S
     await until(lambda: not any(map(alive, nodes.values())))
     await asyncio.to_thread(server.restart)
     assert server.get("/readyz")[0] == 200
+
+
+async def test_a_node_that_hangs_is_killed_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parent, "HUNG_S", 4 * lifeline.BEAT_S)
+    settings = Settings(workers=2, port=0, data_dir=tmp_path / "data", drain_ms=0, goaway_spread_ms=0)
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        family = parent.Parent(settings, listener)
+        running = asyncio.create_task(family.run())
+        await until(lambda: sum(child.ready for child in family.children) == 2)
+        before = set(family.children)
+        hung = next(iter(before))
+        os.kill(hung.pid, signal.SIGSTOP)
+        await until(lambda: hung not in family.children)
+        await until(lambda: sum(child.ready for child in family.children) == 2)
+        assert len(family.children & before) == 1, "the other one was left alone"
+        family.told(lifeline.Word.STOP)
+        assert await running == 0
+
+
+async def test_a_parent_that_slept_takes_no_node_for_hung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parent, "HUNG_S", 3 * lifeline.BEAT_S)
+    settings = Settings(workers=2, port=0, data_dir=tmp_path / "data", drain_ms=0, goaway_spread_ms=0)
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        family = parent.Parent(settings, listener)
+        running = asyncio.create_task(family.run())
+        await until(lambda: sum(child.ready for child in family.children) == 2)
+        before = set(family.children)
+        asyncio.get_running_loop().call_soon(time.sleep, 4 * lifeline.BEAT_S)  # pause: the process sleeps, loop and all
+        await asyncio.sleep(2 * lifeline.BEAT_S)  # pause: for it to draw the wrong conclusion
+        assert family.children == before
+        family.told(lifeline.Word.STOP)
+        assert await running == 0
 
 
 async def test_settings_reach_every_node_once_read_and_not_by_the_command_line(tmp_path: Path) -> None:

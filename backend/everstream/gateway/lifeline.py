@@ -1,7 +1,7 @@
 """What a parent process and its nodes say to each other: lines of text over a pair of sockets.
 
     parent ──▶ node    the settings (JSON, once), then `stop`, `interrupt` or `force`
-    node ──▶ parent    `ready NODE`, `draining`, `failed CODE WHY`
+    node ──▶ parent    `ready NODE`, `draining`, `failed CODE WHY`, and `alive` every second
 
 The settings go this way and not by flags or environment, which others on the machine can see, and which a file changed
 meanwhile could contradict.  Each side learns from the end of the line that the other one is gone, however it went.
@@ -23,6 +23,7 @@ from pydantic import SecretStr
 from everstream.settings import Settings
 
 LINE_BYTES_MAX: Final = 1_048_576
+BEAT_S: Final = 1.0
 
 
 class Word(StrEnum):
@@ -32,6 +33,7 @@ class Word(StrEnum):
     READY = "ready"
     DRAINING = "draining"
     FAILED = "failed"
+    ALIVE = "alive"
 
 
 def packed(settings: Settings) -> bytes:
@@ -55,7 +57,7 @@ class Lifeline:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self.on_word: Callable[[Word | None], None] = lambda word: None
 
     @classmethod
@@ -67,20 +69,29 @@ class Lifeline:
         return unpacked(await self._reader.readuntil(b"\n"))
 
     def listen(self) -> None:
-        """From now on `on_word` gets each word, and at last None: the parent is gone."""
-        self._task = asyncio.create_task(self._hear(), name="lifeline")
+        """From now on `on_word` gets each word, and at last None: the parent is gone.
+
+        And the parent hears that this loop turns.
+        """
+        self._tasks = [asyncio.create_task(work, name="lifeline") for work in (self._hear(), self._beat())]
 
     def tell(self, word: Word, *rest: object) -> None:
         line = " ".join([word, *map(str, rest)])
         self._writer.write(line.replace("\n", " ").encode() + b"\n")
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._writer.close()
         with contextlib.suppress(OSError):  # the parent may be gone
             await self._writer.wait_closed()
+
+    async def _beat(self) -> None:
+        while not self._writer.is_closing():
+            if not self._writer.transport.get_write_buffer_size():  # a parent that is asleep need not hear it twice
+                self.tell(Word.ALIVE)
+            await asyncio.sleep(BEAT_S)
 
     async def _hear(self) -> None:
         with contextlib.suppress(OSError):

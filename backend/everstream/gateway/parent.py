@@ -8,6 +8,7 @@ The parent serves nobody, so there is little that could go wrong in it.  It keep
 waits for what comes of it:
 
     it dies                 another one, after a pause that doubles while they keep dying young
+    it hangs                nothing was heard of it for long: the connections dealt to it would wait for ever: killed
     it says `draining`      somebody sent SIGTERM to it alone: another one now; the old one leaves in its own time
     it fails to start       the first time: the whole server ends with its exit code; later: like a death
 
@@ -34,7 +35,7 @@ from typing import Final
 
 import structlog
 
-from everstream.gateway.lifeline import LINE_BYTES_MAX, Word, packed
+from everstream.gateway.lifeline import BEAT_S, LINE_BYTES_MAX, Word, packed
 from everstream.gateway.startup import (
     EXIT_FAILED,
     EXIT_PORT,
@@ -53,6 +54,7 @@ FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 10.0
 SOUND_S: Final = 30.0  # a node that lived this long was no failed start
 SETTLE_S: Final = 0.25  # a service manager may signal nodes first: is it one that leaves, or all?
+HUNG_S: Final = 15.0  # many leases: whatever it led is led by others by now
 LAST_S: Final = 25.0  # after the drain: last commits, and an embedded store that is stopped
 FORCED_S: Final = 10.0
 
@@ -64,6 +66,7 @@ class Child:
         self.pid = process.pid
         self.ready = False
         self.complaint = ""
+        self._heard = False
         self._process = process
         self._reader = reader
         self._writer = writer
@@ -83,11 +86,25 @@ class Child:
         self._process.kill()
 
     async def hear(self) -> tuple[str, str] | None:
-        """The node's next word, and what it says with it; None: it has ended, or is about to."""
-        try:
-            line = await self._reader.readline()
-        except OSError:
+        """The node's next word, and what it says with it; None: it has ended, or is about to.
+
+        One that was heard once and then falls silent is killed.  (Before, it loads its modules.)
+        """
+        # Looked at twice: it may have been this process that slept, and what the node said meanwhile lies there.
+        for patience_s in (HUNG_S, 2 * BEAT_S) if self._heard else (None,):
+            try:
+                async with asyncio.timeout(patience_s):
+                    line = await self._reader.readline()
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                return None
+        else:
+            logger.error("a node hangs and is killed", pid=self.pid, silent_s=HUNG_S)
+            self.kill()
             return None
+        self._heard = True
         word, _, rest = line.decode(errors="replace").strip().partition(" ")
         return (word, rest) if word else None
 
@@ -95,7 +112,11 @@ class Child:
         """Wait for the end; the exit code, negative for a signal."""
         while await self.hear():
             pass
-        code = await asyncio.to_thread(self._process.wait)
+        try:
+            code = await asyncio.to_thread(self._process.wait, LAST_S)
+        except subprocess.TimeoutExpired:  # it let go of the lifeline and did not get further
+            self.kill()
+            code = await asyncio.to_thread(self._process.wait)
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
@@ -108,7 +129,7 @@ class Parent:
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self._settings = settings
         self._listener = listener
-        self._children: set[Child] = set()
+        self.children: set[Child] = set()
         self._farewells: set[asyncio.Task[None]] = set()
         self._stopping: Word | None = None
         self._stopped = asyncio.Event()
@@ -119,14 +140,14 @@ class Parent:
         """Until every node has ended; the exit code."""
         loop = asyncio.get_running_loop()
         for number, word in ((signal.SIGTERM, Word.STOP), (signal.SIGINT, Word.INTERRUPT)):
-            loop.add_signal_handler(number, self._told, word)
+            loop.add_signal_handler(number, self.told, word)
         try:
             await asyncio.gather(*(self._keep(place) for place in range(self._settings.workers)))
             await asyncio.gather(*self._farewells)
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
-            for child in self._children:  # only where something unforeseen went wrong here
+            for child in self.children:  # only where something unforeseen went wrong here
                 child.kill()
         return self._code
 
@@ -156,7 +177,7 @@ class Parent:
 
     async def _accompany(self, child: Child, place: int) -> bool:
         """Until the place is free: True when the node leaves as it should, False when it has died."""
-        self._children.add(child)
+        self.children.add(child)
         if self._stopping is not None:
             child.tell(self._stopping)
         while (heard := await child.hear()) is not None:
@@ -181,7 +202,7 @@ class Parent:
     async def _see_off(self, child: Child) -> None:
         """Wait for a node's end and judge it."""
         code = await child.ended()
-        self._children.discard(child)
+        self.children.discard(child)
         why = child.complaint.partition(" ")[2]
         if self._stopped.is_set():
             if code not in (0, -signal.SIGTERM):  # by the signal itself: before it had anything to lose
@@ -190,7 +211,7 @@ class Parent:
         elif not self._announced:
             print(f"everstream: {why or f'a node ended with exit code {code} before it was ready'}", file=sys.stderr)
             self._code = code if code > 0 else EXIT_FAILED
-            self._told(Word.STOP)
+            self.told(Word.STOP)
         elif code:
             logger.error("a node ended by itself", pid=child.pid, exit_code=code, reason=why or None)
 
@@ -201,13 +222,14 @@ class Parent:
 
     def _perhaps_announce(self) -> None:
         nodes = self._settings.workers
-        if not self._announced and sum(child.ready for child in self._children) == nodes:
+        if not self._announced and sum(child.ready for child in self.children) == nodes:
             self._announced = True
             announce(self._listener, nodes)
 
     # ------------------------------------------------------------------ going
 
-    def _told(self, word: Word) -> None:
+    def told(self, word: Word) -> None:
+        """Let all nodes go, with `stop` or `interrupt`; told again, at once."""
         settings = self._settings
         if self._stopping is None:
             tell_systemd("STOPPING=1")
@@ -216,12 +238,12 @@ class Parent:
             word, patience_s = Word.FORCE, FORCED_S
         self._stopping = word
         self._stopped.set()
-        for child in self._children:
+        for child in self.children:
             child.tell(word)
         asyncio.get_running_loop().call_later(patience_s, self._kill)
 
     def _kill(self) -> None:
-        for child in self._children:
+        for child in self.children:
             logger.error("a node did not end in time and is killed", pid=child.pid)
             child.kill()
 
