@@ -46,8 +46,8 @@ class AgreeableStore(ValkeyStore):
 
     tail = 0
 
-    async def _exchange(self, command: bytes) -> list[int]:
-        return [0, self.tail, 0]
+    async def _exchange(self, place: int, command: bytes) -> tuple[list[int], bool]:
+        return [0, self.tail, 0], True
 
 
 class Path:

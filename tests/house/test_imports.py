@@ -24,9 +24,12 @@ LATE = {
 }
 # A library that one module alone knows, at its top.
 SOLE = {
-    "redis": "everstream.store.valkey",
     "pydantic_settings": "everstream.config",
     "prometheus_client": None,
+}
+# A library that a few modules share, who do one thing together.
+SHARED = {
+    "redis": {f"everstream.store.{name}" for name in ("address", "server", "deployment", "valkey")},
 }
 # Commands of `everstream` that need little must start at once, so these load the rest when a command needs it.
 ENTRANCES = ("everstream.cli", "everstream.__main__")
@@ -93,6 +96,17 @@ def test_each_library_comes_in_by_one_door(library: str, door: str | None) -> No
     }
     assert len(users) <= 1
     assert door is None or users <= {door}
+
+
+@pytest.mark.parametrize(("library", "doors"), SHARED.items())
+def test_each_shared_library_comes_in_where_it_is_said(library: str, doors: set[str]) -> None:
+    users = {
+        module.name
+        for module in package_modules()
+        for node, _, _ in _imports(module)
+        if any(name.partition(".")[0] == library for name in _names(node))
+    }
+    assert users == doors
 
 
 def test_the_core_knows_values_and_nothing_else() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from tests.store.cluster import Cluster, Member, Sentinels
 from tests.store.servers import StoreServer
 
 from everstream.core.lease import stream_id
@@ -19,7 +20,7 @@ from everstream.store.memory import MemoryStore
 from everstream.store.urls import EmbeddedStore
 from everstream.store.valkey import ValkeyStore
 
-KINDS = ("memory", "unix", "tcp", "embedded", "redis")
+KINDS = ("memory", "unix", "tcp", "embedded", "redis", "cluster", "sentinel")
 WAIT_S = 10.0
 
 
@@ -46,9 +47,12 @@ class Seat:
 class Place:
     """A store of one kind.  `seat` opens it for another node."""
 
-    def __init__(self, kind: str, make: Callable[[float], Store], server: StoreServer | None) -> None:
+    def __init__(
+        self, kind: str, make: Callable[[float], Store], server: StoreServer | None, group: Cluster | Sentinels | None
+    ) -> None:
         self.kind = kind
         self.server = server
+        self.group = group
         self._make = make
         self._seats: list[Seat] = []
 
@@ -61,13 +65,15 @@ class Place:
     async def keys(self) -> dict[str, int]:
         """Every key there is, and the seconds that it has left."""
         found: dict[str, int] = {}
-        for url in self._urls():
+        for url in await self._urls():
             async with Redis.from_url(url, decode_responses=True) as client:
                 keys = [key async for key in client.scan_iter(count=1000)]
                 found |= {key: await client.ttl(key) for key in keys}
         return found
 
-    def _urls(self) -> list[str]:
+    async def _urls(self) -> list[str]:
+        if self.group is not None:
+            return [f"redis://{server.address}" for server in await primaries(self.group)]
         if self.server is not None:
             return [self.server.unix_url]
         store = self._seats[0].store
@@ -99,9 +105,38 @@ def server_binary(kind: str) -> Path:
     return Path(found)
 
 
-@pytest.fixture(params=KINDS)
-async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+async def primaries(group: Cluster | Sentinels) -> list[Member]:
+    if isinstance(group, Sentinels):
+        return [await group.primary_of()]
+    return list(dict.fromkeys((await group.primaries()).values()))
+
+
+async def emptied(group: Cluster | Sentinels) -> None:
+    for server in await primaries(group):
+        await server.ask("FLUSHALL", "FUNCTION FLUSH")
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def shared(  # type: ignore[misc]
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Cluster | Sentinels | None]:
+    """A kind of store, and the servers that all tests of it share, where starting them takes seconds."""
     kind = request.param
+    if kind not in ("cluster", "sentinel"):
+        yield kind, None
+        return
+    folder = tmp_path_factory.mktemp(kind)
+    group = Cluster(folder) if kind == "cluster" else Sentinels(folder)
+    try:
+        asyncio.run(group.start())
+        yield kind, group
+    finally:
+        group.close()
+
+
+@pytest.fixture
+async def place(shared: tuple[str, Cluster | Sentinels | None], tmp_path: Path) -> AsyncIterator[Place]:
+    kind, group = shared
     server = None
     if kind == "memory":
         make = memory_maker()
@@ -109,6 +144,14 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
         def make(request_ttl_s: float) -> Store:
             return EmbeddedStore(tmp_path / "data", None, request_ttl_s=int(request_ttl_s))
+    elif group is not None:
+        # Those under Sentinels also have everything acknowledged by a replica, which may take its time.
+        acks = "replica" if kind == "sentinel" else "primary"
+        group_url = group.url
+        await emptied(group)
+
+        def make(request_ttl_s: float) -> Store:
+            return ValkeyStore(group_url, request_ttl_s=int(request_ttl_s), acks=acks, acks_timeout_ms=5_000)
     else:
         server = await StoreServer(server_binary(kind), tmp_path).start()
         url = server.tcp_url if kind == "tcp" else server.unix_url
@@ -116,7 +159,7 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         def make(request_ttl_s: float) -> Store:
             return ValkeyStore(url, request_ttl_s=int(request_ttl_s))
 
-    place = Place(kind, make, server)
+    place = Place(kind, make, server, group)
     try:
         yield place
     finally:

@@ -75,7 +75,7 @@ local function keep_up(head, list, ttl_s)
   if redis.call('TTL', head) * 10 <= ttl_s * 9 then prolong(head, list, ttl_s) end
 end
 
--- KEYS of each write: head, list.
+-- KEYS of each write: head, list.  One more may follow, of which a cluster is only to know that it is touched.
 -- ARGV: ttl_s, then for each write: epochs, base, flags, leader, count, meta where the flags have an m, entries…
 -- Flags: e, the last of the entries ends the stream; m, the head may have to be made, of this meta.
 -- Reply: for each write verdict, tail, cancelled.
@@ -84,7 +84,7 @@ local function commit(keys, args)
   local ttl_s = tonumber(args[1])
   local stride = math.min(STRIDE_ENTRIES_MAX, math.ceil(ttl_s / (2 * SILENCE_S)))
   local k, a = 1, 2
-  while k <= #keys do
+  while k < #keys do
     local head, list = keys[k], keys[k + 1]
     local epochs, base, flags, leader, count = args[a], tonumber(args[a + 1]), args[a + 2], args[a + 3], tonumber(args[a + 4])
     local first, meta = a + 5, ''
@@ -139,6 +139,8 @@ local function commit(keys, args)
           if tail % stride < tail - before then keep_up(head, list, ttl_s) end
         elseif count == 0 then
           keep_up(head, list, ttl_s)
+        else
+          prolong(head, list, ttl_s)  -- a repeat: its caller may ask replicas what they have of what *it* wrote
         end
         if flags == 'e' or flags == 'em' then
           local tagged, stream = names(head)

@@ -4,6 +4,8 @@ embedded://           a private server, started and kept by us     (the default)
 memory://             a dict in this process, gone with it
 redis://  rediss://   a server, without and with TLS
 unix://               a server on this machine
+redis+sentinel://     the primary of a group under Sentinels      (rediss+sentinel:// with TLS)
+redis+cluster://      a cluster                                   (rediss+cluster:// with TLS)
 """
 
 from __future__ import annotations
@@ -67,12 +69,14 @@ def store_of(settings: Settings) -> Store:
             stream_ttl_s=settings.stream_ttl_s,
             request_ttl_s=settings.request_ttl_s,
         )
-    if scheme in ("redis", "rediss", "unix"):
+    if scheme == "unix" or scheme.partition("+")[0] in ("redis", "rediss"):
         return ValkeyStore(
             settings.store,
             key_prefix=settings.key_prefix,
             timeout_s=settings.store_timeout_s,
             stream_ttl_s=settings.stream_ttl_s,
             request_ttl_s=settings.request_ttl_s,
+            acks=settings.acks,
+            acks_timeout_ms=settings.acks_timeout_ms,
         )
     raise StoreUnavailable(f"no store has an address that begins with `{scheme}://`")

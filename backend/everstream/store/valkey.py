@@ -1,34 +1,23 @@
-"""The contract over Redis or Valkey: the one file that knows the server.
+"""The contract over Redis or Valkey: a single server, a group under Sentinels, or a cluster.
 
-The rules live in `everstream.lua`, one function library that is loaded under a name made of its own hash: nodes of
-two versions can share a server while a deploy goes on.  A server that has lost it (an empty replica took over)
-answers "function not found", which is repaired on the spot.
+The rules live in `everstream.lua`; this module says which keys a call is about, packs what it is given, and unpacks
+what it gets.  Where the keys lie is the deployment's matter (`store.deployment`), how a server is spoken to the
+server's (`store.server`), and what is pushed to this node the listeners' (`store.listener`).
 
-Commits have a connection of their own (`store.line`), made by redis-py, with one call in flight: one packed command,
-one reply.  redis-py's automatic retries are off everywhere: they repeat writes of unknown outcome.  Whoever calls
-decides whether to repeat.
-
-Pushes to followers and hints between nodes come in over publish/subscribe, on one connection a node.  They may be
-lost: followers check their position against the log.
+Every key has the hash tag of its partition, but for the leases, which are one key.  On a cluster a commit is a call a
+partition, and names the set of open streams too: so a slot that is being moved takes all of it, or nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.resources import files
 from typing import Any, cast
 
-import hiredis
 import msgpack
-import redis.asyncio as redis
 import structlog
-from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from everstream.config import mask_url
 from everstream.core.events import Event, Mark
@@ -36,35 +25,23 @@ from everstream.core.lease import PARTITIONS, node_tag, pack_epochs, partition_f
 from everstream.core.log import Verdict
 from everstream.core.summary import NOTHING, Summary
 from everstream.core.wire import pack_entry, pack_summary, unpack_entry, unpack_summary
+from everstream.store.address import Kind, address_of
 from everstream.store.base import Created, Head, OnMessage, OnPush, Push, Reply, State, StoreUnavailable, Write
-from everstream.store.line import Line
+from everstream.store.deployment import LEASES, Deployment
+from everstream.store.line import packed
+from everstream.store.listener import Listeners
+from everstream.store.server import FAILURES, Server, function
 
 logger = structlog.get_logger(__name__)
 
-_SOURCE = files("everstream.store").joinpath("everstream.lua").read_text("utf-8")
-_VERSION = hashlib.sha256(_SOURCE.encode()).hexdigest()[:8]
-_LIBRARY = _SOURCE.replace("VERSION", _VERSION)
 _VERDICTS = (Verdict.OK, Verdict.FENCED, Verdict.GAP)
 _FLAGS = {(False, False): b"", (True, False): b"e", (False, True): b"m", (True, True): b"em"}  # ends, first
 _OLDEST_SERVER = (7, 0)
-_CONNECTIONS_MAX = 16  # more would not be faster: the server works through one call at a time
-_POOL_WAIT_S = 5.0
-_LISTEN_S = 5.0
-_RELISTEN_S = 0.2
-_FAILURES = (RedisError, OSError, asyncio.TimeoutError, EOFError)
-# The listener may take redis-py's connection down at the very moment in which another task writes to it.
-_LISTENING_FAILURES = (*_FAILURES, AttributeError)
-
-
-def _function(verb: str) -> bytes:
-    return f"es_{verb}_{_VERSION}".encode()
-
-
-_COMMIT = _function("commit")
+_COMMIT = function("commit")
 
 
 class ValkeyStore:
-    """A single server, by `redis://`, `rediss://` or `unix://` URL."""
+    """What the URL may be is said in `store.address`.  With `acks = "replica"` a commit waits for one, for a while."""
 
     def __init__(
         self,
@@ -74,16 +51,18 @@ class ValkeyStore:
         timeout_s: float = 1.0,
         stream_ttl_s: int = 604_800,
         request_ttl_s: int = 86_400,
+        acks: str = "primary",
+        acks_timeout_ms: int = 200,
     ) -> None:
         self._url = url
         self._prefix = key_prefix
         self._timeout_s = timeout_s
         self._stream_ttl = b"%d" % stream_ttl_s
         self._request_ttl = b"%d" % request_ttl_s
-        self._client: redis.Redis | None = None
-        self._commits: AbstractConnection | None = None
-        self._line: Line | None = None
-        self._listener: asyncio.Task[None] | None = None
+        self._acks_ms = acks_timeout_ms if acks == "replica" else 0
+        self._deployment: Deployment | None = None
+        self._listeners = Listeners(self._deliver, timeout_s)
+        self._spread = False
         self._keys = lru_cache(maxsize=65_536)(self._make_keys)
 
     # ------------------------------------------------------------------ connection
@@ -91,124 +70,112 @@ class ValkeyStore:
     async def open(self, node: str, on_push: OnPush, on_message: OnMessage) -> None:
         self._node, self._tag = node.encode(), b"%d" % node_tag(node)
         self._on_push, self._on_message = on_push, on_message
-        await self._connect()
         try:
-            # Before anybody follows: two who find redis-py's connection missing both make one, and lose one of them.
-            await self._pubsub.subscribe(self._inbox(node))
-        except _FAILURES as error:
-            await self._hang_up()
-            raise StoreUnavailable() from error
-        self._listener = asyncio.create_task(self._listen(), name="store listener")
-
-    async def _connect(self) -> None:
-        try:
-            pool: redis.BlockingConnectionPool = redis.BlockingConnectionPool.from_url(
-                self._url,
-                max_connections=_CONNECTIONS_MAX,
-                timeout=_POOL_WAIT_S,
-                socket_timeout=self._timeout_s,
-                socket_connect_timeout=self._timeout_s,
-                retry=Retry(NoBackoff(), 0),
-            )
-            client = self._client = redis.Redis.from_pool(pool)
+            address = address_of(self._url)
         except ValueError as error:
             raise StoreUnavailable(f"the store's address is not usable: {error}") from error
+        tags = [self._tagged(partition).encode() for partition in range(PARTITIONS)]
+        deployment = self._deployment = Deployment(
+            address,
+            [*tags, self._leases_key],
+            timeout_s=self._timeout_s,
+            acks_ms=self._acks_ms,
+            on_looked=self._listeners.looked,
+        )
+        self._spread = deployment.spread
+        self._listeners.open(deployment)
         try:
-            info = await client.info("server")
-            version = str(info.get("valkey_version") or info.get("redis_version") or "")
-            if not version:
-                raise StoreUnavailable("what answers at the store's address is not a Redis or Valkey server")
-            if tuple(int(n) for n in version.split(".")[:2]) < _OLDEST_SERVER:
-                raise StoreUnavailable(
-                    f"the store is version {version}: Redis 7.0 or Valkey 7.2 is the oldest that works"
-                )
-            await self._load()
-        except AuthenticationError as error:
-            await self._hang_up()
-            raise StoreUnavailable("the store refused the user name or password in its address") from error
-        except ResponseError as error:
-            await self._hang_up()
-            raise StoreUnavailable(
-                f"the store answered: {str(error)[:200]} (Redis 7.0 or Valkey 7.2 is the oldest that works)"
-            ) from error
-        except _FAILURES as error:
-            await self._hang_up()
-            where = f"the store at {mask_url(self._url)}"
-            raise StoreUnavailable(f"no answer from {where} ({type(error).__name__}): is it running?") from error
-        except StoreUnavailable:
-            await self._hang_up()
+            await deployment.open()
+            await self._check(deployment)
+            inbox, place = self._inbox(node)
+            await self._listeners.add(inbox, place)
+        except BaseException:
+            await self.close()
             raise
-        self._pubsub = client.pubsub()
 
-    async def _load(self) -> None:
-        assert self._client is not None
-        try:
-            await self._client.execute_command("FUNCTION", "LOAD", _LIBRARY)
-        except ResponseError as error:
-            if "already exists" not in str(error):
-                raise
+    async def _check(self, deployment: Deployment) -> None:
+        """Raise StoreUnavailable unless the primaries can be used.  Of several, some may be away just now."""
+        failures = []
+        servers = list(deployment.servers)
+        for server in servers:
+            try:
+                await self._check_server(server)
+            except AuthenticationError as error:
+                raise StoreUnavailable("the store refused the user name or password in its address") from error
+            except NoPermissionError as error:
+                raise StoreUnavailable(
+                    f"the store's user may not do what it must: {str(error)[:200]} (OPERATIONS.md says what it needs)"
+                ) from error
+            except ResponseError as error:
+                raise StoreUnavailable(
+                    f"the store answered: {str(error)[:200]} (Redis 7.0 or Valkey 7.2 is the oldest that works)"
+                ) from error
+            except FAILURES as error:
+                failures.append(error)
+                logger.warning("a server of the store does not answer", server=server.name)
+        if len(failures) == len(servers):
+            where = f"the store at {mask_url(self._url)}"
+            kind = type(failures[0]).__name__
+            raise StoreUnavailable(f"no answer from {where} ({kind}): is it running?") from failures[0]
 
-    async def _hang_up(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
+    async def _check_server(self, server: Server) -> None:
+        info = await server.client.info()
+        version = str(info.get("valkey_version") or info.get("redis_version") or "")
+        if not version:
+            raise StoreUnavailable("what answers at the store's address is not a Redis or Valkey server")
+        if tuple(int(n) for n in version.split(".")[:2]) < _OLDEST_SERVER:
+            raise StoreUnavailable(f"the store is version {version}: Redis 7.0 or Valkey 7.2 is the oldest that works")
+        assert self._deployment is not None
+        kind = self._deployment.address.kind
+        if info.get("cluster_enabled") == 1 and kind is not Kind.CLUSTER:
+            raise StoreUnavailable("the store is a cluster: write redis+cluster:// or rediss+cluster:// in its address")
+        if info.get("aof_enabled") == 0:
+            logger.warning("the store's append-only file is off: a restart of it loses streams", server=server.name)
+        policy = info.get("maxmemory_policy", "noeviction")
+        if info.get("maxmemory") and policy != "noeviction":
+            logger.warning("the store throws keys away when it is full", server=server.name, maxmemory_policy=policy)
+        if self._acks_ms and info.get("connected_slaves") == 0:
+            logger.warning("acks = replica, but the store has no replica", server=server.name)
+        await server.load()
 
     async def close(self) -> None:
-        if self._listener is not None:
-            # A cancellation while redis-py connects is lost in its time-out, so one may not be enough.
-            while not self._listener.done():
-                self._listener.cancel()
-                await asyncio.wait({self._listener}, timeout=_RELISTEN_S)
-            self._listener = None
-            await self._pubsub.aclose()
-        if self._line is not None:
-            self._line.close()
-        if self._commits is not None:
-            # Not waited for: its streams are no longer the transport's, and would never hear that it closed.
-            await self._commits.disconnect(nowait=True)
-            self._commits = None
-        await self._hang_up()
+        await self._listeners.close()
+        if self._deployment is not None:
+            await self._deployment.close()
 
     async def ping(self) -> None:
-        await self._call(b"PING")
+        """Raises StoreUnavailable unless the server that has the leases answers."""
+        await self._ask(LEASES, b"PING")
 
-    async def _call(self, *arguments: bytes) -> Any:
-        assert self._client is not None, "the store is not open"
-        try:
-            return await self._client.execute_command(*arguments)
-        except ResponseError as error:
-            if "Function not found" not in str(error):
-                raise StoreUnavailable(f"the store answered: {str(error)[:200]}") from error
-        except _FAILURES as error:
-            raise StoreUnavailable() from error
-        try:
-            await self._load()
-            return await self._client.execute_command(*arguments)
-        except _FAILURES as error:
-            raise StoreUnavailable() from error
+    async def _ask(self, place: int, *arguments: bytes) -> Any:
+        assert self._deployment is not None, "the store is not open"
+        return await self._deployment.ask(place, *arguments)
 
-    async def _fcall(self, verb: str, keys: Sequence[bytes], *arguments: bytes) -> Any:
-        return await self._call(b"FCALL", _function(verb), b"%d" % len(keys), *keys, *arguments)
+    async def _fcall(self, verb: str, place: int, keys: Sequence[bytes], *arguments: bytes) -> Any:
+        return await self._ask(place, b"FCALL", function(verb), b"%d" % len(keys), *keys, *arguments)
 
     # ------------------------------------------------------------------ keys
 
     def _tagged(self, partition: int) -> str:
         return f"{self._prefix}:{{p{partition}}}:"
 
-    def _make_keys(self, stream: str) -> tuple[bytes, bytes, bytes, bytes]:
-        """Head, list, set of open streams, and where pushes go."""
-        tagged = self._tagged(partition_of(stream)).encode()
+    def _make_keys(self, stream: str) -> tuple[bytes, bytes, bytes, bytes, int]:
+        """Head, list, set of open streams, where pushes go, and the place of all that."""
+        place = partition_of(stream)
+        tagged = self._tagged(place).encode()
         name = stream.encode()
-        return tagged + b"h:" + name, tagged + b"l:" + name, tagged + b"o", tagged + b"f:" + name
+        return tagged + b"h:" + name, tagged + b"l:" + name, tagged + b"o", tagged + b"f:" + name, place
 
     @property
-    def _nodes_key(self) -> bytes:
+    def _leases_key(self) -> bytes:
         return f"{self._prefix}:nodes".encode()
 
-    def _inbox(self, node: str) -> str:
-        return f"{self._prefix}:n:{node}"
+    def _inbox(self, node: str) -> tuple[bytes, int]:
+        place = partition_for(node)
+        return f"{self._tagged(place)}n:{node}".encode(), place
 
     def lane(self, partition: int) -> int:
-        return 0
+        return partition if self._spread else 0
 
     # ------------------------------------------------------------------ writing
 
@@ -234,159 +201,125 @@ class ValkeyStore:
                 arguments.append(pack_entry(entries[0]))
             else:
                 arguments += [pack_entry(entry) for entry in entries]
-        command = hiredis.pack_command((b"FCALL", _COMMIT, b"%d" % len(keys), *keys, *arguments))  # type: ignore[arg-type]
-        reply = await self._exchange(command)
-        return [Reply(_VERDICTS[reply[i]], reply[i + 1], reply[i + 2] == 1) for i in range(0, len(reply), 3)]
+        place = 0
+        if self._spread:
+            _, _, opened, _, place = self._keys(writes[0].stream)
+            keys.append(opened)
+        command = packed(b"FCALL", _COMMIT, b"%d" % len(keys), *keys, *arguments)
+        reply, copied = await self._exchange(place, command)
+        return [Reply(_VERDICTS[reply[i]], reply[i + 1], reply[i + 2] == 1, copied) for i in range(0, len(reply), 3)]
 
-    async def _exchange(self, command: bytes) -> list[int]:
-        """One packed command and its reply on the connection of the commits."""
-        if self._line is None or not self._line.usable:
-            self._line = await self._open_line()
-        try:
-            reply = await self._line.call(command)
-        except OSError as error:  # which ConnectionError and TimeoutError are
-            raise StoreUnavailable() from error
-        if not isinstance(reply, hiredis.ReplyError):
-            return cast(list[int], reply)
-        if "Function not found" not in str(reply):
-            raise StoreUnavailable(f"the store answered: {str(reply)[:200]}")
-        try:
-            await self._load()
-        except _FAILURES as failure:
-            raise StoreUnavailable() from failure
-        raise StoreUnavailable("the store had lost its functions")
-
-    async def _open_line(self) -> Line:
-        assert self._client is not None, "the store is not open"
-        connection = cast(AbstractConnection, self._client.connection_pool.make_connection())
-        try:
-            await connection.connect()
-        except _FAILURES as error:
-            raise StoreUnavailable() from error
-        if self._commits is not None:
-            await self._commits.disconnect(nowait=True)
-        self._commits = connection  # kept: it closes the line's transport when it is collected
-        assert connection._writer is not None
-        return Line(cast(asyncio.Transport, connection._writer.transport), self._timeout_s)
+    async def _exchange(self, place: int, command: bytes) -> tuple[list[Any], bool]:
+        """One packed command and its reply on the line of the commits, and whether a replica has it too."""
+        assert self._deployment is not None, "the store is not open"
+        return await self._deployment.write(place, command)
 
     async def create(self, stream: str, request: str, meta: bytes, leader: str = "") -> Created:
-        tagged = self._tagged(partition_of(stream))
-        keys = list(self._keys(stream)[:3])
+        *keys, _, place = self._keys(stream)
+        tagged = self._tagged(place).encode()
         if request:
-            keys.append(f"{tagged}q:{request}".encode())
-        made, epochs, fresh = await self._fcall(
-            "create",
-            keys,
+            keys.append(tagged + b"q:" + request.encode())
+        arguments = (
             stream.encode(),
             leader.encode() or self._node,
             self._tag,
             meta,
             self._request_ttl,
-            f"{tagged}h:".encode(),
+            tagged + b"h:",
             self._stream_ttl,
             b"1" if leader else b"0",
         )
+        command = (b"FCALL", function("create"), b"%d" % len(keys), *keys, *arguments)
+        (made, epochs, fresh), _ = await self._exchange(place, packed(*command))
         return Created(made.decode(), unpack_epochs(epochs), fresh == 1)
 
     async def adopt(self, stream: str, leader: str) -> State | None:
-        keys = self._keys(stream)[:2]
-        reply = await self._fcall("adopt", keys, leader.encode(), self._node, self._tag, self._stream_ttl)
-        return _state(stream, reply)
+        *keys, _, place = self._keys(stream)
+        arguments = (leader.encode(), self._node, self._tag, self._stream_ttl)
+        return _state(stream, await self._fcall("adopt", place, keys, *arguments))
 
     async def hand_over(self, stream: str, epoch: int, to: str) -> bool:
-        keys = self._keys(stream)[:1]
-        return bool(await self._fcall("hand_over", keys, self._node, b"%d" % epoch, to.encode()))
+        head, _, _, _, place = self._keys(stream)
+        return bool(await self._fcall("hand_over", place, [head], self._node, b"%d" % epoch, to.encode()))
 
     async def mark_cancelled(self, stream: str) -> Head | None:
-        state = _state(stream, await self._fcall("mark_cancelled", self._keys(stream)[:2]))
+        *keys, _, _, place = self._keys(stream)
+        state = _state(stream, await self._fcall("mark_cancelled", place, keys))
         return None if state is None else state.head
 
     async def fold(self, stream: str, tail: int, summary: Summary) -> bool:
-        keys = self._keys(stream)[:2]
-        return bool(await self._fcall("fold", keys, b"%d" % tail, pack_summary(summary)))
+        *keys, _, _, place = self._keys(stream)
+        return bool(await self._fcall("fold", place, keys, b"%d" % tail, pack_summary(summary)))
 
     # ------------------------------------------------------------------ reading
 
     async def read(self, stream: str, after: int = 0) -> State | None:
-        return _state(stream, await self._fcall("read", self._keys(stream)[:2], b"%d" % after))
+        *keys, _, _, place = self._keys(stream)
+        return _state(stream, await self._fcall("read", place, keys, b"%d" % after))
 
     async def open_streams(self) -> list[tuple[str, str]]:
-        keys = [f"{self._tagged(partition)}o".encode() for partition in range(PARTITIONS)]
-        heads = [f"{self._tagged(partition)}h:".encode() for partition in range(PARTITIONS)]
-        found = [item.decode() for item in await self._fcall("open_streams", keys, *heads)]
+        """One call, of all partitions; on a cluster one for each, with one write a primary."""
+        assert self._deployment is not None, "the store is not open"
+        every = range(PARTITIONS)
+        groups = [(place, [place]) for place in every] if self._spread else [(0, list(every))]
+        commands = []
+        for place, partitions in groups:
+            keys = [f"{self._tagged(partition)}o".encode() for partition in partitions]
+            heads = [f"{self._tagged(partition)}h:".encode() for partition in partitions]
+            command = (b"FCALL", function("open_streams"), b"%d" % len(keys), *keys, *heads)
+            commands.append((place, packed(*command)))
+        found = [item.decode() for reply in await self._deployment.write_each(commands) for item in reply]
         return list(zip(found[::2], found[1::2], strict=True))
 
     # ------------------------------------------------------------------ leases
 
     async def renew(self, lease_ms: int) -> bool:
-        return bool(await self._fcall("renew", [self._nodes_key], self._node, b"%d" % lease_ms, self._stream_ttl))
+        arguments = (self._node, b"%d" % lease_ms, self._stream_ttl)
+        return bool(await self._fcall("renew", LEASES, [self._leases_key], *arguments))
 
     async def release(self) -> None:
-        await self._call(b"ZREM", self._nodes_key, self._node)
+        await self._ask(LEASES, b"ZREM", self._leases_key, self._node)
 
     async def nodes(self) -> set[str]:
-        return {node.decode() for node in await self._fcall("nodes", [self._nodes_key])}
+        return {node.decode() for node in await self._fcall("nodes", LEASES, [self._leases_key])}
 
     # ------------------------------------------------------------------ notes
 
-    def _note_key(self, name: str) -> bytes:
+    def _note(self, name: str) -> tuple[bytes, int]:
+        place = partition_for(name)
         digest = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
-        return f"{self._tagged(partition_for(name))}k:{digest}".encode()
+        return f"{self._tagged(place)}k:{digest}".encode(), place
 
     async def remember(self, name: str, value: bytes, ttl_s: int) -> None:
-        await self._call(b"SET", self._note_key(name), value, b"EX", b"%d" % ttl_s)
+        key, place = self._note(name)
+        await self._ask(place, b"SET", key, value, b"EX", b"%d" % ttl_s)
 
     async def recall(self, name: str) -> bytes | None:
-        return cast(bytes | None, await self._call(b"GET", self._note_key(name)))
+        key, place = self._note(name)
+        return cast(bytes | None, await self._ask(place, b"GET", key))
 
     # ------------------------------------------------------------------ followers
 
     async def follow(self, stream: str) -> None:
-        keys = self._keys(stream)
-        self._check_listening()
-        try:
-            await self._pubsub.ssubscribe(keys[3])
-        except _LISTENING_FAILURES as error:
-            raise StoreUnavailable() from error
-        await self._fcall("follow", keys[:1])
+        head, _, _, pushes, place = self._keys(stream)
+        await self._listeners.add(pushes, place)
+        await self._fcall("follow", place, [head])
 
     async def unfollow(self, stream: str) -> None:
-        self._check_listening()
-        try:
-            await self._pubsub.sunsubscribe(self._keys(stream)[3])
-        except _LISTENING_FAILURES as error:
-            raise StoreUnavailable() from error
-
-    def _check_listening(self) -> None:
-        """The listener makes the connection again when it was lost; whoever else tried would disturb it."""
-        if not getattr(self._pubsub.connection, "is_connected", False):
-            raise StoreUnavailable()
+        self._listeners.remove(self._keys(stream)[3])
 
     async def send(self, node: str, message: bytes) -> None:
-        await self._call(b"PUBLISH", self._inbox(node).encode(), message)
+        inbox, place = self._inbox(node)
+        await self._ask(place, b"SPUBLISH", inbox, message)
 
-    async def _listen(self) -> None:
-        """Take pushes and messages in for as long as the store is open."""
-        while True:
-            try:
-                message = await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=_LISTEN_S)
-            except Exception as error:
-                if not isinstance(error, _FAILURES):
-                    logger.exception("listening to the store failed")
-                # redis-py subscribes again by itself once a connection stands.
-                await asyncio.sleep(_RELISTEN_S)
-                continue
-            if message is not None:
-                self._deliver(message)
-
-    def _deliver(self, message: dict[str, Any]) -> None:
+    def _deliver(self, name: bytes, said: bytes) -> None:
         try:
-            if message["type"] == "smessage":
-                stream, epochs, after, entries = msgpack.unpackb(message["data"], raw=True)
-                events = [unpack_entry(entry)[0] for entry in entries]
-                self._on_push(Push(stream.decode(), unpack_epochs(epochs), int(after), events))
-            elif message["type"] == "message":
-                self._on_message(message["data"])
+            if b"}:n:" in name:
+                self._on_message(said)
+                return
+            stream, epochs, after, entries = msgpack.unpackb(said, raw=True)
+            events = [unpack_entry(entry)[0] for entry in entries]
+            self._on_push(Push(stream.decode(), unpack_epochs(epochs), int(after), events))
         except Exception:
             logger.exception("a message from the store could not be taken")
 

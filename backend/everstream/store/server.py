@@ -1,0 +1,193 @@
+"""One server as we speak to it: a pool of connections for questions, and a line for commits.
+
+redis-py makes all connections.  Its automatic retries are off: they repeat writes of unknown outcome.  Whoever calls
+decides whether to repeat.
+
+The function library is loaded under a name made of its own hash: nodes of two versions can share a server while a
+deploy goes on.  A server that has lost it (an empty one took over) answers "function not found", and gets it again.
+
+Acknowledged by a replica: behind the commits that were made in one turn of the loop goes one `WAIT`, and the commits
+made while it is under way go with the next.  `WAIT` counts the replicas that have what this connection wrote, so it
+must be on this connection, and a repeated commit must write something.  Where no replica answers, later ones get
+`MISSING_MS` only, so that commits do not stand still; now and then one gets all its time, for replicas that are far.
+https://valkey.io/commands/wait/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any, cast
+
+import hiredis
+import redis.asyncio as redis
+import structlog
+from redis.asyncio.connection import AbstractConnection, Connection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from everstream.store.line import Line, packed
+
+logger = structlog.get_logger(__name__)
+
+_SOURCE = files("everstream.store").joinpath("everstream.lua").read_text("utf-8")
+_VERSION = hashlib.sha256(_SOURCE.encode()).hexdigest()[:8]
+_LIBRARY = _SOURCE.replace("VERSION", _VERSION)
+_CONNECTIONS_MAX = 16  # more would not be faster: the server works through one call at a time
+_POOL_WAIT_S = 5.0
+MISSING_MS = 1
+TRY_AGAIN_S = 5.0
+FAILURES = (RedisError, OSError, asyncio.TimeoutError, EOFError)
+
+
+def function(verb: str) -> bytes:
+    return f"es_{verb}_{_VERSION}".encode()
+
+
+class Server:
+    """`acks_ms` is how long a replica may take to acknowledge a commit; 0: nobody asks it."""
+
+    def __init__(self, name: str, options: Mapping[str, Any], timeout_s: float, acks_ms: int) -> None:
+        """`options` are redis-py's, with the host and the port.  Connects when it is first needed."""
+        self.name = name
+        self.closed = False
+        self._timeout_s = timeout_s
+        self._pool = redis.BlockingConnectionPool(
+            **{"connection_class": Connection, **options}
+            | {
+                "max_connections": _CONNECTIONS_MAX,
+                "timeout": _POOL_WAIT_S,
+                "socket_timeout": timeout_s,
+                "socket_connect_timeout": timeout_s,
+                "retry": Retry(NoBackoff(), 0),
+            }
+        )
+        self.client: Any = redis.Redis.from_pool(self._pool)
+        self.line: Line | None = None
+        self._connection: AbstractConnection | None = None
+        self._connecting = asyncio.Lock()
+        self._acks_ms = acks_ms
+        self._copies = Copies(self, acks_ms)
+
+    async def close(self) -> None:
+        self.closed = True
+        await self.hang_up()
+        await self.client.aclose()
+
+    async def hang_up(self) -> None:
+        """Let go of all connections: who answers at the address may have changed.  New ones are made when needed."""
+        if self.line is not None:
+            self.line.close()
+        if self._connection is not None:
+            # Not waited for: its streams are no longer the transport's, and would never hear that it closed.
+            await self._connection.disconnect(nowait=True)
+            self._connection = None
+        await self._pool.disconnect(inuse_connections=False)
+
+    async def load(self) -> None:
+        """Give the server the function library.  Raises what redis-py raises."""
+        try:
+            await self.client.execute_command("FUNCTION", "LOAD", _LIBRARY)
+        except ResponseError as error:
+            if "already exists" not in str(error):
+                raise
+
+    async def connect(self) -> tuple[AbstractConnection, asyncio.Transport]:
+        """A connection for a protocol of our own; it must be kept, and let go with `disconnect(nowait=True)`."""
+        connection = cast(AbstractConnection, self._pool.make_connection())  # type: ignore[no-untyped-call]
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        assert connection._writer is not None
+        return connection, cast(asyncio.Transport, connection._writer.transport)
+
+    async def open_line(self) -> Line:
+        """The line of the commits, made again where it broke.  Raises one of FAILURES."""
+        async with self._connecting:
+            if self.line is not None and self.line.usable:
+                return self.line
+            if self.closed:
+                raise ConnectionError("the server is not the store's any more")
+            connection, transport = await self.connect()
+            if self._connection is not None:
+                await self._connection.disconnect(nowait=True)
+            self._connection = connection  # kept: it closes the line's transport when it is collected
+            self.line = Line(transport, self._timeout_s + self._acks_ms / 1000)
+            return self.line
+
+    async def write(self, command: bytes) -> tuple[Any, bool]:
+        """The reply to one packed command on the line, and whether a replica has what it wrote, where one is to.
+
+        An error of the server is returned, as hiredis.ReplyError.  Raises one of FAILURES.
+        """
+        line = self.line
+        if line is None or not line.usable:
+            line = await self.open_line()
+        if self._acks_ms:
+            return await self._copies.call(line, command)
+        return await line.call(command), True
+
+
+class Copies:
+    """Commits of one line, acknowledged by a replica: as many as there are behind one `WAIT`."""
+
+    def __init__(self, server: Server, acks_ms: int) -> None:
+        self._server = server
+        self._acks_ms = acks_ms
+        self._loop_time = asyncio.get_running_loop().time
+        self._line: Line | None = None
+        self._gathered: list[tuple[bytes, asyncio.Future[tuple[Any, bool]]]] = []  # as many as there are lanes
+        self._under_way: asyncio.Task[None] | None = None
+        self._missing = False
+        self._try_at = 0.0
+
+    async def call(self, line: Line, command: bytes) -> tuple[Any, bool]:
+        answer: asyncio.Future[tuple[Any, bool]] = asyncio.get_running_loop().create_future()
+        self._gathered.append((command, answer))
+        self._line = line
+        if self._under_way is None:
+            self._under_way = asyncio.create_task(self._send(), name="commits for a replica")
+        return await answer
+
+    async def _send(self) -> None:
+        try:
+            while self._gathered:
+                gathered, self._gathered = self._gathered, []
+                wait = packed(b"WAIT", b"1", b"%d" % self._patience_ms())
+                assert self._line is not None
+                try:
+                    *replies, copies = await self._line.call(
+                        b"".join([command for command, _ in gathered]) + wait, len(gathered) + 1
+                    )
+                except OSError as error:
+                    for _, answer in gathered:
+                        if not answer.done():
+                            answer.set_exception(error)
+                    continue
+                copied = not isinstance(copies, hiredis.ReplyError) and copies > 0
+                self._note(copied)
+                for (_, answer), reply in zip(gathered, replies, strict=True):
+                    if not answer.done():
+                        answer.set_result((reply, copied))
+        finally:
+            self._under_way = None
+
+    def _patience_ms(self) -> int:
+        now = self._loop_time()
+        if self._missing and now < self._try_at:
+            return MISSING_MS
+        self._try_at = now + TRY_AGAIN_S
+        return self._acks_ms
+
+    def _note(self, copied: bool) -> None:
+        if self._missing == copied:
+            self._missing = not copied
+            if copied:
+                logger.info("a replica has what is committed, again", server=self._server.name)
+            else:
+                logger.warning("no replica has what is committed; it goes on without", server=self._server.name)
