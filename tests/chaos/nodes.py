@@ -23,27 +23,40 @@ from everstream.store.urls import store_of
 START_S = 40.0
 _SAMPLE = re.compile(r"^(\w+?)(?:_total)?(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
 
-# A node that dies often would send its viewers away slowly; a test that wants to see that says so.
-QUICK_ARGS = ("--goaway-spread-ms", "0", "--drain-ms", "0", "--heartbeat-ms", "1000")
+# What every node gets unless the test says otherwise: a node that goes, goes at once.
+SETTINGS: dict[str, object] = {"goaway_spread_ms": 0, "drain_ms": 0, "heartbeat_ms": 1000}
+
+
+def flags(settings: Mapping[str, object]) -> list[str]:
+    """Settings as a command line has them: `--name value`, and `--no-name` for what is False."""
+    made: list[str] = []
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        made += [f"--no-{flag}"] if value is False else [f"--{flag}", str(value)]
+    return made
 
 
 class Nodes:
-    """`args` go to every node, `each` to one of them, `urls` are the stores' addresses (one for all, or one each)."""
+    """`urls` are the stores' addresses: one for all, or one each.  `settings` go to every node, `each` to one of them.
+
+    `groups` are the process groups (in the sense of `chgrp`) by which a `Cage` knows the nodes' packets.
+    """
 
     def __init__(
         self,
         folder: Path,
         urls: str | Sequence[str],
         count: int = 3,
-        *args: str,
-        each: Mapping[int, Sequence[str]] | None = None,
+        *,
+        each: Mapping[int, Mapping[str, object]] | None = None,
         groups: Sequence[int] | None = None,
+        **settings: object,
     ) -> None:
         stores = [urls] * count if isinstance(urls, str) else list(urls)
         self.servers = [
             ServerProcess(
                 folder / f"node{n}",
-                args=("--store", stores[n], *QUICK_ARGS, *args, *(each or {}).get(n, ())),
+                args=flags({"store": stores[n], **SETTINGS, **settings, **(each or {}).get(n, {})}),
                 owns_store=False,
                 group=groups[n] if groups else None,
             )

@@ -49,6 +49,18 @@ class Round:
                     other.watch(stream)
         return list(begun)
 
+    async def begin_spread(self, streams: int, tokens: int, rate: float, *, watched_by: int) -> None:
+        """Streams begun at some viewers, fifty each; every other viewer reads one, so that each stream has several."""
+        begun: list[str] = []
+        starters = self.viewers[:: max(len(self.viewers) * STREAMS_AT_ONCE // streams, 1)]
+        while len(begun) < streams:
+            share = starters[: streams - len(begun)]
+            begun += await asyncio.gather(*(viewer.generate(tokens, rate) for viewer in share))
+        self.truths |= dict.fromkeys(begun, count_text(tokens))
+        readers = [viewer for viewer in self.viewers[:watched_by] if not viewer.streams]
+        for n, viewer in enumerate(readers):
+            viewer.watch(begun[n % streams])
+
     def struck(self) -> None:
         self.struck_at = self._loop.time()
 
@@ -58,7 +70,7 @@ class Round:
 
     async def finish(self, within_s: float = 30.0, *, whole: bool = True) -> Figures:
         """Wait for all ends and judge.  What has not ended by then counts as `endless`."""
-        await asyncio.gather(*(viewer.all_ended(self.streams, within_s) for viewer in self.viewers))
+        await asyncio.gather(*(viewer.all_ended(list(viewer.streams), within_s) for viewer in self.viewers))
         self.kept = await kept_by(self._reading, self.streams)
         figures = judged(self.every(), self.kept, self.truths, whole=whole)
         figures.returns = sum(viewer.returns for viewer in self.viewers)

@@ -20,6 +20,8 @@ from tests.chaos.socket_line import Frame, SocketLine, open_line
 
 AGAIN_S = 0.05
 SUBSCRIBE_AGAIN_S = 0.2
+SILENCE_S = 5.0  # before the server has said how often it sends a heartbeat
+NEVER_S = 86_400.0
 ASK_S = 30.0
 HEARTBEATS_MISSED_MAX = 2
 
@@ -35,7 +37,7 @@ class Viewer:
     def __init__(self, addresses: Sequence[Address], chance: random.Random, *, patient: bool = False) -> None:
         self.streams: dict[str, Shown] = {}
         self.refusals: dict[str, int] = {}
-        self.goaways = 0
+        self.goaways: list[float] = []  # when
         self.connections: list[tuple[float, Address]] = []  # when, and where
         self.node = ""
         self._addresses = list(addresses)
@@ -44,8 +46,9 @@ class Viewer:
         self._line: SocketLine | None = None
         self._open = asyncio.Event()
         self._news = asyncio.Event()
-        self._leave_at = float("inf")
-        self._silence_s = float("inf")
+        self._leaving: asyncio.TimerHandle | None = None
+        self._listening: asyncio.TimerHandle | None = None
+        self._silence_s = NEVER_S if patient else SILENCE_S
         self._ids = itertools.count(1)
         self._asked: dict[int, tuple[Frame, asyncio.Future[Frame]]] = {}
         self._subscribing: dict[int, str] = {}  # the streams of `subscribe` commands without a reply
@@ -167,17 +170,35 @@ class Viewer:
         await asyncio.sleep(self._chance.uniform(0, AGAIN_S))  # pause: between two tries to reach a server
 
     async def _conversation(self, line: SocketLine, address: Address) -> None:
-        self._leave_at = float("inf")
+        self._leaving = None
         self._subscribing.clear()
         self.connections.append((self._loop.time(), address))
         places = [shown.place for shown in self.streams.values() if shown.end is None]
         self._resumed = {place["stream"] for place in places}
         line.send({"type": "hello", "id": 0, "client": "chaos", "resume": places})
-        while not line.closed.done():
-            wait_s = min(line.last_at + self._silence_s, self._leave_at) - self._loop.time()
-            if wait_s <= 0:
-                return
-            await asyncio.wait({line.closed}, timeout=min(wait_s, 0.25))
+        self._listen(line)
+        try:
+            await asyncio.shield(line.closed)
+        finally:
+            for timer in (self._leaving, self._listening):
+                if timer is not None:
+                    timer.cancel()
+
+    def _listen(self, line: SocketLine) -> None:
+        """Leave a server that has been silent for too long; look again when it could be that."""
+        if self._listening is not None:
+            self._listening.cancel()
+        due = line.last_at + self._silence_s
+        if self._loop.time() >= due:
+            line.abort()
+        else:
+            self._listening = self._loop.call_at(due, self._listen, line)
+
+    def _go(self, after_ms: int) -> None:
+        """The server asks to move: at a moment of our own, within what it grants."""
+        self.goaways.append(self._loop.time())
+        if self._leaving is None:
+            self._leaving = self._loop.call_later(self._chance.uniform(0, after_ms / 1000), self.line.abort)
 
     def _received(self, frame: Frame) -> None:
         kind, number = frame["type"], frame.get("id") or 0
@@ -185,9 +206,7 @@ class Viewer:
         if kind == "welcome":
             self._welcomed(frame)
         elif kind == "goaway":
-            self.goaways += 1
-            moment = self._loop.time() + self._chance.uniform(0, frame["after_ms"] / 1000)
-            self._leave_at = min(self._leave_at, moment)
+            self._go(frame["after_ms"])
         elif kind == "error" and stream is not None:
             self._note(frame)
             self._later(stream)
@@ -201,6 +220,7 @@ class Viewer:
     def _welcomed(self, frame: Frame) -> None:
         if not self._patient:
             self._silence_s = HEARTBEATS_MISSED_MAX * frame["heartbeat_ms"] / 1000
+            self._listen(self.line)
         self.node = frame["node"]
         self._open.set()
         for stream, shown in self.streams.items():

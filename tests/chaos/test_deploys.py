@@ -1,0 +1,100 @@
+"""A deploy: every node in turn is asked to go, ends cleanly, and is started again, under hundreds of open answers.
+
+Nobody loses a word; whoever looks sees a short pause at most; clients come to the other nodes over the time that the
+`goaway` named and not all at once; the process ends by itself with exit code 0.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.chaos.nodes import Nodes, reading_store, running_nodes
+from tests.chaos.oracle import Figures, quantile
+from tests.chaos.scenario import Round, round_of
+from tests.store.servers import StoreServer
+
+NODES = 3
+DRAIN_MS, SPREAD_MS = 1_000, 2_000
+GONE_WITHIN_S = 10.0  # far more than it should take; it is printed
+PAUSE_P99_S = 1.0
+SLICES, PEAK_MAX = 10, 4.0  # of the time a goaway grants; the fullest tenth against the mean one
+
+
+@asynccontextmanager
+async def deployed(
+    tmp_path: Path, store: StoreServer, chance: random.Random, *, sockets: int
+) -> AsyncIterator[tuple[Nodes, Round]]:
+    nodes = Nodes(tmp_path, store.tcp_url, NODES, drain_ms=DRAIN_MS, goaway_spread_ms=SPREAD_MS)
+    async with (
+        running_nodes(nodes),
+        reading_store(store.tcp_url, tmp_path) as reading,
+        round_of(nodes, reading, chance, viewers=sockets) as round,
+    ):
+        yield nodes, round
+
+
+async def rolled(nodes: Nodes) -> list[float]:
+    """Each node goes and comes again; how many seconds each took to go."""
+    lasted_s = []
+    for n in range(len(nodes)):
+        began = time.monotonic()
+        code = await nodes.terminate(n, within_s=GONE_WITHIN_S)
+        lasted_s.append(time.monotonic() - began)
+        assert code == 0, nodes.quoted()
+        await nodes.again(n)
+    return lasted_s
+
+
+def fullest_slice(round: Round) -> float:
+    """Of all moves that a goaway asked for: how full the fullest tenth of the granted time was, against the mean."""
+    slices = [0] * SLICES
+    for viewer in round.viewers:
+        for told_at in viewer.goaways:
+            moved_at = next((at for at, _ in viewer.connections if at >= told_at), None)
+            if moved_at is not None:
+                slices[min(int((moved_at - told_at) / (SPREAD_MS / 1000) * SLICES), SLICES - 1)] += 1
+    return max(slices) * SLICES / max(sum(slices), 1)
+
+
+async def test_a_rolling_restart_under_open_streams_loses_nothing(
+    tmp_path: Path, store: StoreServer, chance: random.Random
+) -> None:
+    async with deployed(tmp_path, store, chance, sockets=12) as (nodes, round):
+        for n in range(NODES):
+            await round.begin(n, 4, 450, 30.0)
+        round.struck()
+        lasted_s = await rolled(nodes)
+        figures = await round.finish()
+    print(figures.line("rolling restart", NODES, gone_after=f"{max(lasted_s):.1f} s"))
+    assert not figures.wrong
+    assert figures.announced == 0
+    assert figures.seams > 0
+
+
+@pytest.mark.chaos
+async def test_a_rolling_restart_under_two_thousand_sockets_is_hardly_seen(
+    tmp_path: Path, store: StoreServer, chance: random.Random
+) -> None:
+    streams, sockets, tokens, rate = 500, 2_000, 150, 3.0
+    async with deployed(tmp_path, store, chance, sockets=sockets) as (nodes, round):
+        await round.begin_spread(streams, tokens, rate, watched_by=sockets)
+        round.struck()
+        lasted_s = await rolled(nodes)
+        figures: Figures = await round.finish(within_s=90)
+        fullest = fullest_slice(round)
+    p99_s = quantile(figures.pauses_s, 0.99)
+    more = f"{fullest:.1f} times the mean"
+    print(
+        figures.line(
+            f"rolling restart, {sockets} sockets", NODES, gone_after=f"{max(lasted_s):.1f} s", fullest_tenth=more
+        )
+    )
+    assert not figures.wrong
+    assert figures.announced == 0
+    assert p99_s < PAUSE_P99_S
+    assert fullest < PEAK_MAX
