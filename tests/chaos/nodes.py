@@ -12,6 +12,7 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.viewer import Address
 from tests.server import HOST, LOG_TAIL_BYTES, ServerFailed, ServerProcess
@@ -50,7 +51,7 @@ class Nodes:
         *,
         each: Mapping[int, Mapping[str, object]] | None = None,
         groups: Sequence[int] | None = None,
-        **settings: object,
+        **settings: Any,
     ) -> None:
         stores = [urls] * count if isinstance(urls, str) else list(urls)
         self.servers = [

@@ -12,6 +12,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.chaos.nodes import Nodes, reading_store, running_nodes
@@ -28,7 +29,7 @@ from everstream.store.base import Store
 
 NODES = 2
 SHORTEST_S, LONGEST_S = 0.005, 0.2  # between two resets
-PINGED = {"ping_interval_s": 1, "ping_timeout_s": 1, "heartbeat_ms": 500}
+PINGED: dict[str, Any] = {"ping_interval_s": 1, "ping_timeout_s": 1, "heartbeat_ms": 500}
 FREED_WITHIN_S = 10.0
 
 
