@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.gateway.conftest import Gateway
 
 from everstream.gateway.app import CONTENT_SECURITY_POLICY, web_folder
-from everstream.gateway.metrics import COUNTERS, ENDED, GAUGES
+from everstream.gateway.metrics import COUNTERS, ENDED, GAUGES, SEAMS
 
 
 async def get(gateway: Gateway, path: str) -> tuple[int, dict[str, str], bytes]:
@@ -80,12 +80,16 @@ async def test_a_draining_server_is_not_ready(gateway: Gateway) -> None:
 async def test_metrics_are_what_happened_and_every_one_has_a_text(gateway: Gateway) -> None:
     async with gateway.client() as client:
         for n in range(3):
-            await client.ended(await client.generate(params={"tokens": 10, "rate": 0, **({"fail_at": 3} if n else {})}))
+            await client.ended(
+                await client.generate(
+                    params={"tokens": 10, "rate": 0, **({"fail_at": 3, "fail_code": "provider.auth"} if n else {})}
+                )
+            )
         status, headers, body = await get(gateway, "/metrics")
     assert status == 200
     assert headers["content-type"].startswith("text/plain")
     families = {family.name: family for family in text_string_to_metric_families(body.decode())}
-    assert families.keys() >= {*(name for name, *_ in COUNTERS), ENDED[0], *(name for name, _ in GAUGES)}
+    assert families.keys() >= {*(name for name, *_ in COUNTERS), ENDED[0], SEAMS[0], *(name for name, _ in GAUGES)}
     assert all(family.documentation for family in families.values())
     values = {(s.name, *s.labels.values()): s.value for family in families.values() for s in family.samples}
     assert values["everstream_streams_started_total",] == 3

@@ -17,15 +17,20 @@ COUNTERS = (
     ("everstream_connections", "WebSocket connections accepted.", "connections_total"),
     ("everstream_streams_started", "Generations started here.", "streams_started"),
     ("everstream_streams_adopted", "Generations taken over from another node.", "streams_adopted"),
+    ("everstream_streams_handed_over", "Generations that this node gave to another on purpose.", "handed_over"),
     ("everstream_entries_committed", "Entries that the store acknowledged.", "entries_committed"),
     ("everstream_commits", "Commit calls that the store answered.", "commits"),
     ("everstream_commit_failures", "Commit calls that failed and were sent again.", "commit_failures"),
     ("everstream_gaps_repaired", "Times that the store had lost a suffix, which was sent again.", "gaps_repaired"),
     ("everstream_commits_fenced", "Commits refused because another node leads the stream.", "fenced"),
+    ("everstream_commits_uncopied", "Streams' commits that no replica confirmed in time.", "uncopied"),
+    ("everstream_entries_shown_early", "Entries that readers saw before the store had them.", "shown_early"),
+    ("everstream_readers_rewound", "Readers told that entries they had seen are lost.", "readers_rewound"),
     ("everstream_snapshots", "Snapshots sent in place of entries.", "snapshots"),
     ("everstream_slow_readers", "Connections cut off because they took nothing for too long.", "slow_readers"),
 )
 ENDED = ("everstream_streams_ended", "Generations ended, by reason.")
+SEAMS = ("everstream_seams", "Answers carried on after a break, by continuation; none: only the end followed.")
 GAUGES = (
     ("everstream_connections_open", "WebSocket connections open now."),
     ("everstream_generations_running", "Generations under way here."),
@@ -45,6 +50,10 @@ class _NodeCollector(Collector):
         for reason, count in counters.streams_ended.items():
             ended.add_metric([reason], count)
         yield ended
+        seams = CounterMetricFamily(*SEAMS, labels=["continuation"])
+        for how, count in counters.seams.items():
+            seams.add_metric([how], count)
+        yield seams
         values = (counters.connections, self._node.generating, len(self._node.hub))
         for (name, text), value in zip(GAUGES, values, strict=True):
             yield GaugeMetricFamily(name, text, value=value)
