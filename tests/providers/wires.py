@@ -33,12 +33,17 @@ from everstream.core.events import (
     DeltaText,
     DeltaThinking,
     DeltaToolCall,
+    Event,
     Finish,
     FinishReason,
     HeadersReceived,
+    Mark,
+    Resumed,
+    ToolCall,
     Usage,
 )
-from everstream.providers.base import Batch, PouringProvider, Provider, ProviderError
+from everstream.core.summary import Summary, fold
+from everstream.providers.base import Batch, PouringProvider, Progress, Provider, ProviderError
 from everstream.providers.chat_completions import ChatFold
 from everstream.providers.http_answer import Fold
 from everstream.providers.messages_api import MessagesFold
@@ -150,6 +155,9 @@ class Outcome:
         self.batches = 0
         self.empty_batches = 0
         self.shown = asyncio.Event()  # there is text
+        self.entries: list[Event] = []  # as a log would hold them
+        self.marks: dict[int, Mark] = {}  # beside the entry of that number, from 1
+        self.resumed: Resumed | None = None
 
     @property
     def finish(self) -> FinishReason | None:
@@ -175,7 +183,31 @@ class Outcome:
     async def room(self) -> None:
         await asyncio.sleep(0)
 
+    def progress(self, entries: int) -> Progress:
+        """What a log shows that was stored as far as that entry, marks and all."""
+        shown = fold(self.entries[:entries])
+        cursor, at = None, 0
+        for number, mark in self.marks.items():
+            if mark.cursor is not None and number <= entries:
+                cursor, at = mark.cursor, number
+        since = fold(self.entries[at:entries]) if cursor is not None else Summary()
+        tokens = tuple(token for number, mark in self.marks.items() if number <= entries for token in mark.tokens)
+        calls = tuple(ToolCall(call.call_id or "", call.name or "", call.arguments) for call in shown.tool_calls)
+        return Progress(shown.text, shown.thinking, calls, shown.refusal, cursor, since, tokens or None)
+
     def add(self, event: Any) -> None:
+        if isinstance(event, Mark):
+            assert self.entries, "a mark stands beside an entry"
+            before = self.marks.get(len(self.entries), Mark())
+            self.marks[len(self.entries)] = Mark(event.cursor or before.cursor, before.tokens + event.tokens)
+            return
+        if isinstance(event, Resumed):
+            assert self.resumed is None
+            assert all(isinstance(entry, HeadersReceived) for entry in self.entries), "content came before the label"
+            self.resumed = event
+            return
+        if not isinstance(event, Finish):
+            self.entries.append(event)
         if isinstance(event, DeltaText):
             assert event.text
             self.text += event.text
@@ -205,14 +237,16 @@ class Outcome:
 poured = False  # the way by which `drain` asks; a test may set it
 
 
-async def drain(provider: Provider, request: Any, outcome: Outcome | None = None) -> Outcome:
+async def drain(
+    provider: Provider, request: Any, outcome: Outcome | None = None, progress: Progress | None = None
+) -> Outcome:
     """Ask, and add up everything until the end or the error."""
     outcome = Outcome() if outcome is None else outcome
     try:
         if poured:
-            await cast(PouringProvider, provider).pour(request, None, outcome)
+            await cast(PouringProvider, provider).pour(request, progress, outcome)
         else:
-            async for batch in provider.generate(request):
+            async for batch in provider.generate(request, progress):
                 outcome.take(batch)
     except ProviderError as error:
         outcome.error = error

@@ -9,7 +9,8 @@ until it knows how that fits what is shown:
 
 What a model repeats is found by a *match*, a function of the text so far.  Measured on recorded answers, an honest
 continuation begins with the last 40 characters before it three times in a million, with the last 16 three times in ten
-thousand: so 40 are an anchor, 16 a good guess, and less is not touched, but for the completed half of a word.
+thousand: so 40 are an anchor, 16 a good guess, and less is not touched, but for the completed half of a word, and for
+a text so short that the model was asked to repeat all of it.
 
 Thinking that comes with a continuation is about the interruption, and is not shown.
 """
@@ -31,6 +32,7 @@ from everstream.core.events import (
     DeltaToolCall,
     Finish,
     HeadersReceived,
+    Mark,
     Resumed,
     SeamCheck,
 )
@@ -134,7 +136,8 @@ class Reattached:
             if fresh is not None:
                 if not self.decided and isinstance(event, (*CONTENT, Finish)):
                     raise Astray("the run that is read again is another one")
-                events.append(fresh)
+                if self.decided or not isinstance(event, Mark):  # a mark needs an entry to stand beside
+                    events.append(fresh)
         return events
 
     def release(self) -> list[ProviderEvent]:
@@ -350,7 +353,7 @@ def repetition_of(shown: str) -> Match:
         overlap = _overlap(before, said)
         if overlap >= OVERLAP_CHARACTERS_MIN:
             return Cut(skipped + overlap, "heuristic")
-        if overlap == len(before) >= HALF_WORD_CHARACTERS_MIN or _completes_word(before, said, overlap):
+        if overlap == len(before) or _completes_word(before, said, overlap):
             return Cut(skipped + overlap, "unverified")
         return Cut(skipped if open_fence and again else 0, "unverified")
 

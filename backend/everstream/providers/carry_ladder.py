@@ -1,8 +1,8 @@
 """Which ways of carrying an answer on are open, best first: the rules, without any I/O.
 
 1. The provider still runs it: `exact`.
-2. No text of the answer was shown: `restart`.  Thinking and half a tool call are withdrawn by it, for they cannot be
-   taken up: a signature is missing, or the arguments would have to be guessed.
+2. No text of the answer was shown, or white space only: `restart`.  Thinking and half a tool call are withdrawn by it,
+   for they cannot be taken up: a signature is missing, or the arguments would have to be guessed.
 3. Text was shown and cannot be written on: after a tool call, in the middle of JSON that has to fit a schema, with
    several choices at once.  Nothing is open: what was shown cannot be taken back.
 4. All token ids are known, and the server takes them: `prefill`, which draws on from precisely there.
@@ -40,7 +40,7 @@ def rungs(policy: Policy, carry: Carry, request: Request, progress: Progress, *,
     ways: list[Rung] = ["exact"] if alive else []
     if progress.refusal or _acts(request):
         return tuple(ways)
-    if not progress.text:
+    if not progress.text.strip():
         return (*ways, "restart")
     if carry == "restart" or not can_be_written_on(request, progress):
         return tuple(ways)

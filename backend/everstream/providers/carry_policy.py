@@ -65,7 +65,7 @@ _WRITES_ON = Policy("prefill")
 ROWS: tuple[Row, ...] = (
     # platform.claude.com, streaming, "Error recovery": up to Claude 4.5 the partial answer may begin a new assistant
     # turn, not together with thinking; from 4.6 on such a turn is refused, and a user's message has to ask for more.
-    Row("messages", _WRITES_ON, model=r"claude-(?:[a-z]+-)?(?:[1-3]\b|4[.-][0-5]\b|4(?:-\d{8})?(?:$|[@-](?!\d)))"),
+    Row("messages", _WRITES_ON, model=r"claude-(?:[a-z]+-)?(?:[1-3]\b|4[.-][0-5]\b|4$|4[@-]\d{8})"),
     Row("messages", PROMPTED, model=r"claude-"),
     Row("messages", PROBE),
     # The Responses API knows no unfinished turn (OpenAI, xAI, Perplexity, vLLM): exact in the background, or prompted.

@@ -197,8 +197,8 @@ class Run(msgspec.Struct, omit_defaults=True):
 class ResponsesFold:
     """One streamed response: bytes to events.  A `http_answer.Fold`.
 
-    With a `run`, new or read before, each batch that has something to show ends with a mark, and so does the first one
-    that has the run's name.  `failed` is told the run's name where the provider says that it has come to nothing.
+    With a `run`, new or read before, each batch that has something to show ends with a mark, and the one that has the
+    run's name begins with one.  `failed` is told the run's name where the provider says that it has come to nothing.
     """
 
     def __init__(
@@ -234,21 +234,22 @@ class ResponsesFold:
         return self._fold(self._events.end())
 
     def _marked(self, run: Run, events: list[_Event]) -> list[ProviderEvent]:
-        named = bool(run.response)
+        marks: list[ProviderEvent] = []
         fresh = [event for event in events if event.sequence_number is None or event.sequence_number > run.after]
         for event in fresh:
             if event.sequence_number is not None:
                 run.after = event.sequence_number
             if not run.response and event.response is not None and event.response.id:
                 run.response = event.response.id
+                marks.append(Mark(cursor=msgspec.to_builtins(run)))
         batch = self._fold(fresh)
         if run.response and self._gave_up:
             self._failed_run(run.response)
-        if run.response and not self.ended and self.trouble is None and (batch or not named):
+        if run.response and batch and not self.ended and self.trouble is None:
             run.parts = list(self._streamed)
             run.calls = [(where, index, filled) for where, (index, filled) in self._calls.items()]
             batch.append(Mark(cursor=msgspec.to_builtins(run)))
-        return batch
+        return [*marks, *batch] if marks else batch
 
     def _fold(self, events: list[_Event]) -> list[ProviderEvent]:
         for event in events:
