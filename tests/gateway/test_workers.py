@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -251,6 +252,21 @@ async def test_a_node_that_goes_alone_hands_its_clients_to_the_others(server: Se
     assert met == processes(server).keys() - {leaver}
     assert "a node leaves; another takes its place" in server.log_text()
     assert "died" not in server.log_text()
+    assert await asyncio.to_thread(server.terminate) == 0
+
+
+async def test_nodes_that_all_go_alone_leave_the_port_to_none_before_there_is_another(server: ServerProcess) -> None:
+    before = processes(server)
+    for pid in before.values():
+        os.kill(pid, signal.SIGTERM)
+    answered = 0
+    async with asyncio.timeout(WAIT_S):
+        while len(processes(server)) < 4 or any(map(alive, before.values())):
+            # What was accepted and is lost with a listener that closes is the kernel's doing; to be refused is ours.
+            with contextlib.suppress(ConnectionResetError, http.client.HTTPException):
+                await asyncio.to_thread(server.get, "/healthz")
+                answered += 1
+    assert answered
     assert await asyncio.to_thread(server.terminate) == 0
 
 

@@ -1,6 +1,6 @@
 """What a parent process and its nodes say to each other: lines of text over a pair of sockets.
 
-    parent ──▶ node    the settings (JSON, once), then `stop`, `interrupt` or `force`
+    parent ──▶ node    the settings (JSON, once), then `stop`, `interrupt`, `force` or `aside`
     node ──▶ parent    `ready NODE`, `draining`, `failed CODE WHY`, and `alive` every second
 
 The settings go this way and not by flags or environment, which others on the machine can see, and which a file changed
@@ -30,6 +30,7 @@ class Word(StrEnum):
     STOP = "stop"  # the whole server goes: say goodbye, but go on accepting
     INTERRUPT = "interrupt"  # the same, and somebody waits at a terminal
     FORCE = "force"  # at once
+    ASIDE = "aside"  # only you go, and others serve: leave the port to them
     READY = "ready"
     DRAINING = "draining"
     FAILED = "failed"

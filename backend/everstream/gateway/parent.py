@@ -9,7 +9,8 @@ waits for what comes of it:
 
     it dies                 another one, after a pause that doubles while they keep dying young
     it hangs                nothing was heard of it for long: the connections dealt to it would wait for ever: killed
-    it says `draining`      somebody sent SIGTERM to it alone: another one now; the old one leaves in its own time
+    it says `draining`      somebody sent SIGTERM to it alone: another one now; the old one leaves the port to the
+                            others as soon as there are any, and goes in its own time
     it fails to start       the first time: the whole server ends with its exit code; later: like a death
 
 SIGTERM and SIGINT to the parent go to all nodes as words on their lifelines, a second one as `force`.  A parent that is
@@ -54,6 +55,7 @@ FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 10.0
 SOUND_S: Final = 30.0  # a node that lived this long was no failed start
 SETTLE_S: Final = 0.25  # a service manager may signal nodes first: is it one that leaves, or all?
+LOOK_EVERY_S: Final = 0.05
 HUNG_S: Final = 15.0  # many leases: whatever it led is led by others by now
 LAST_S: Final = 25.0  # after the drain: last commits, and an embedded store that is stopped
 FORCED_S: Final = 10.0
@@ -65,6 +67,7 @@ class Child:
     def __init__(self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
         self.pid = process.pid
         self.ready = False
+        self.leaving = False
         self.complaint = ""
         self._heard = False
         self._process = process
@@ -189,15 +192,24 @@ class Parent:
             elif word == Word.FAILED:
                 child.complaint = rest
             elif word == Word.DRAINING:
+                child.leaving = True
                 await self._pause(SETTLE_S)
                 if not self._stopped.is_set():
                     logger.info("a node leaves; another takes its place", place=place, pid=child.pid)
-                    farewell = asyncio.create_task(self._see_off(child), name=f"see off {child.pid}")
+                    farewell = asyncio.create_task(self._replace(child), name=f"see off {child.pid}")
                     self._farewells.add(farewell)
                     farewell.add_done_callback(self._farewells.discard)
                     return True
         await self._see_off(child)
         return False
+
+    async def _replace(self, child: Child) -> None:
+        """Let a node go, but let it accept until somebody else does."""
+        while not self._stopped.is_set() and not any(other.ready and not other.leaving for other in self.children):
+            await self._pause(LOOK_EVERY_S)
+        if not self._stopped.is_set():
+            child.tell(Word.ASIDE)
+        await self._see_off(child)
 
     async def _see_off(self, child: Child) -> None:
         """Wait for a node's end and judge it."""

@@ -8,8 +8,8 @@ uvicorn by itself closes every WebSocket the moment a signal comes, before anybo
 signal afterwards.  `Server` puts the drain in front of its shutdown, and leaves with exit code 0.
 
 While it drains a node still accepts: a balancer takes seconds to see `/readyz`, and a refused connection is an error
-to somebody.  Only a node that leaves while its siblings stay (`parent.py`) closes the port first, since theirs is the
-same.
+to somebody.  Only a node that leaves while its siblings stay (`parent.py`) closes the port before, since theirs is the
+same; its parent says when.
 
 Each client is told a time between half of `goaway_spread_ms` and all of it.  Those that obey leave at a time of their
 own within theirs, those that do not are closed at it, so that neither kind comes to the other nodes all at once.
@@ -49,8 +49,6 @@ CLOSE_DRAINING = 4001
 INTERRUPT_SPREAD_MS = 500  # after Ctrl-C nobody wants to wait for clients to leave in turn
 LAST_FRAMES_S = 1  # for uvicorn to write what is under way
 LOOK_EVERY_S = 0.02  # for clients whose time is over
-# A service manager may signal parent and nodes together: so long a node waits to hear that all of them go.
-ALONE_AFTER_S = 0.25
 # A busy node makes many short-lived objects and no cycles: collecting less often costs nothing but saves the loop
 # from pauses over thousands of long-lived ones.
 GC_THRESHOLDS = (50_000, 20, 50)
@@ -66,7 +64,8 @@ class Server(uvicorn.Server):
         self._node = node
         self._connections = connections
         self._lifeline = lifeline
-        self._together = asyncio.Event()  # the siblings go as well
+        self._answered = asyncio.Event()  # the parent knows that this node goes
+        self._aside = asyncio.Event()  # the port is to be left to others
         self._interrupted = False
 
     # ------------------------------------------------------------------ being told
@@ -77,8 +76,9 @@ class Server(uvicorn.Server):
 
     def obey(self, word: Word | None) -> None:
         """What the parent says; None: there is no parent any more, and nobody else to start this node again."""
-        if word is not None:
-            self._together.set()
+        self._answered.set()
+        if word in (Word.ASIDE, None):
+            self._aside.set()
         self._leave(interrupted=word is Word.INTERRUPT, forced=word is Word.FORCE)
 
     def _leave(self, *, interrupted: bool, forced: bool) -> None:
@@ -120,7 +120,8 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def _drained(self, spread_ms: int, drain_s: float) -> None:
-        await asyncio.gather(self._clients_left(self._say_goodbye(spread_ms)), self._node.drain(drain_s))
+        goodbyes = self._say_goodbye(spread_ms)
+        await asyncio.gather(self._clients_left(goodbyes), self._node.drain(drain_s), self._released())
 
     def _say_goodbye(self, spread_ms: int) -> list[tuple[float, Connection]]:
         """Tell every client how long it may stay: what was promised, in the loop's time, the first to go last."""
@@ -145,6 +146,11 @@ class Server(uvicorn.Server):
                 closing = (connection.close(CLOSE_DRAINING, "draining") for connection in due if connection in here)
                 await asyncio.gather(*closing, return_exceptions=True)
 
+    async def _released(self) -> None:
+        """A node that leaves alone stays until somebody else has the port, however little there is to do."""
+        if self._lifeline is not None:
+            await self._answered.wait()
+
     async def _forced(self) -> None:
         """Until somebody presses Ctrl-C a second time."""
         while not self.force_exit:
@@ -156,12 +162,9 @@ class Server(uvicorn.Server):
             tell_systemd("STOPPING=1")
             return
         self._lifeline.tell(Word.DRAINING)
-        try:
-            async with asyncio.timeout(ALONE_AFTER_S):
-                await self._together.wait()
-        except TimeoutError:
-            for listening in self.servers:
-                listening.close()
+        await self._aside.wait()
+        for listening in self.servers:
+            listening.close()
 
 
 def serve(settings: Settings) -> int:
