@@ -100,6 +100,7 @@ async def rig() -> AsyncIterator[Rig]:
             anthropic_base_url=wires.url,
             anthropic_api_key="k",
             provider_max_retries=0,
+            heartbeat_ms=600_000,  # between two tests of a busy machine a client may be told nothing for long
             carry_on=False,  # a wire that breaks off is what is tested
         ) as gateway,
         client_of(gateway.ws_url, JSON) as client,
