@@ -16,7 +16,7 @@ from everstream.providers.anthropic import MODELS as CLAUDES
 from everstream.providers.anthropic import AnthropicProvider
 from everstream.providers.base import Progress
 from everstream.providers.carry_known import FOUND_MAX, FOUND_S, Finding, Known
-from everstream.providers.carry_ladder import rungs
+from everstream.providers.carry_ladder import rungs, tokens_head
 from everstream.providers.carry_policy import PROMPTED, REFUSALS, Policy, overruled, policy_of, refusal_in
 from everstream.providers.http_errors import status_error
 from everstream.providers.messages_request import generation
@@ -59,6 +59,7 @@ def asked(model: str = "openai/any", extra: dict[str, Any] | None = None, **para
 
 CALL = (ToolCall("c", "look", "{}"),)
 LOOK = Tool("look")
+IDS = (tokens_head("openai/any"), 1)
 
 
 @pytest.mark.parametrize(
@@ -66,9 +67,12 @@ LOOK = Tool("look")
     [
         (PROMPTED, asked(), Progress("x"), ("prompted",)),
         (OWN, asked(), Progress("x"), ("prefill", "prompted")),
-        (TOKENS, asked(), Progress("x", tokens=(1,)), ("tokens", "prefill", "prompted")),
+        (TOKENS, asked(), Progress("x", tokens=IDS), ("tokens", "prefill", "prompted")),
+        (TOKENS, asked(), Progress("x", "thought", tokens=IDS), ("tokens", "prompted")),
+        (TOKENS, asked("openai/other"), Progress("x", tokens=IDS), ("prefill", "prompted")),
+        (OWN, asked(extra={"conversation": "conv_1"}), Progress("x"), ()),
         (TOKENS, asked(), Progress("x"), ("prefill", "prompted")),
-        (TOKENS, asked(tools=[LOOK]), Progress("x", tokens=(1,)), ("prefill", "prompted")),
+        (TOKENS, asked(tools=[LOOK]), Progress("x", tokens=IDS), ("prefill", "prompted")),
         (OWN, asked(), Progress(), ("restart",)),
         (OWN, asked(), Progress("", "thought"), ("restart",)),
         (OWN, asked(), Progress("", tool_calls=CALL), ("restart",)),
@@ -197,11 +201,23 @@ async def test_an_unknown_model_is_asked_once_and_all_nodes_know(
                 asks = [got for got in server.requests if b"4711" in got.body]
                 assert len(asks) == 1, f"node {node}, call {call}"
             assert provider.continuation(asked(), Progress(SHOWN)) == label.continuation
-            assert provider._known.recalled(server.url, "any") == finding
+            assert provider._known.recalled(server.url, "assistant any") == finding
             await provider.aclose()
         assert asks[0].json["max_tokens"] == 24
         assert [ttl_s for _, ttl_s in memory.kept.values()] == [FOUND_S]
         assert all(server.url not in name for name in memory.kept)
+
+
+async def test_a_model_behind_anothers_api_is_asked_in_that_api() -> None:
+    brain = Brain(TEXT)
+    async with WireServer() as server:
+        server.reply = brain.reply
+        provider = AnthropicProvider("k", server.url, max_retries=0)
+        for _ in range(2):
+            rest = await drain(provider, asked("anthropic/kimi-k3"), None, Progress(SHOWN))
+            assert (rest.resumed, SHOWN + rest.text) == (Resumed("prefill"), TEXT)
+        assert brain.probes == 1
+        await provider.aclose()
 
 
 async def test_another_model_of_the_same_server_is_another_question() -> None:

@@ -44,33 +44,33 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Known:
-    """The findings of one provider."""
+    """The findings of one provider, by address and subject: a model, and the way in which its turns are begun."""
 
     def __init__(self, memory: Memory | None) -> None:
         self._memory = memory
         self._found: dict[str, tuple[float, Finding]] = {}  # until when (monotonic); the oldest go first
         self._asking: dict[str, asyncio.Task[Finding | None]] = {}
 
-    def recalled(self, address: str, model: str) -> Finding | None:
+    def recalled(self, address: str, subject: str) -> Finding | None:
         """What this node knows, without asking anybody."""
-        until_s, finding = self._found.get(_name(address, model), (0.0, None))
+        until_s, finding = self._found.get(_name(address, subject), (0.0, None))
         return finding if time.monotonic() < until_s else None
 
-    async def learn(self, address: str, model: str, finding: Finding) -> None:
+    async def learn(self, address: str, subject: str, finding: Finding) -> None:
         """Keep a finding for a day."""
-        name = _name(address, model)
+        name = _name(address, subject)
         self._keep(name, finding)
         if self._memory is not None:
             with contextlib.suppress(EverstreamError):  # the next node will ask again
                 await self._memory.remember(name, msgspec.json.encode(finding), FOUND_S)
 
     async def settle(
-        self, policy: Policy, address: str, model: str, ask: Callable[[], Awaitable[Finding | None]]
+        self, policy: Policy, address: str, subject: str, ask: Callable[[], Awaitable[Finding | None]]
     ) -> Policy:
         """The policy with the question answered that the table left open.  Never raises; asks once at a time."""
-        finding = self.recalled(address, model) or await self._remembered(_name(address, model))
+        finding = self.recalled(address, subject) or await self._remembered(_name(address, subject))
         if finding is None and policy.best == "probe":
-            finding = await self._ask_once(_name(address, model), address, model, ask)
+            finding = await self._ask_once(address, subject, ask)
         if finding is None:
             return PROMPTED if policy.best == "probe" else policy
         return applied(policy, finding)
@@ -82,12 +82,14 @@ class Known:
             await asyncio.wait(tuple(self._asking.values()))
 
     async def _ask_once(
-        self, name: str, address: str, model: str, ask: Callable[[], Awaitable[Finding | None]]
+        self, address: str, subject: str, ask: Callable[[], Awaitable[Finding | None]]
     ) -> Finding | None:
+        name = _name(address, subject)
+
         async def asked() -> Finding | None:
             finding = await ask()
             if finding is not None:
-                await self.learn(address, model, finding)
+                await self.learn(address, subject, finding)
             return finding
 
         task = self._asking.get(name)
@@ -121,9 +123,9 @@ def applied(policy: Policy, finding: Finding) -> Policy:
 
 
 def probe(model: str) -> Request:
-    """The question: a turn that breaks off."""
+    """The question: a turn that breaks off.  No temperature is asked for: some take none, and no letter is in doubt."""
     said = [Message("user", "Write the lowercase alphabet without separators."), Message("assistant", PROBE_SAID)]
-    return Request(model, said, Params(max_tokens=PROBE_TOKENS, temperature=0.0))
+    return Request(model, said, Params(max_tokens=PROBE_TOKENS))
 
 
 async def ask_whether_it_writes_on(name: str, opener: Opener, fold: Fold) -> Finding | None:
@@ -151,6 +153,6 @@ async def ask_whether_it_writes_on(name: str, opener: Opener, fold: Fold) -> Fin
     return Finding(prefill=said.startswith(_GOES_ON))
 
 
-def _name(address: str, model: str) -> str:
+def _name(address: str, subject: str) -> str:
     """A key of bounded length, without the address in it."""
-    return "continuation." + hashlib.blake2b(f"{address}\n{model}".encode(), digest_size=16).hexdigest()
+    return "continuation." + hashlib.blake2b(f"{address}\n{subject}".encode(), digest_size=16).hexdigest()

@@ -4,7 +4,8 @@
 2. No text of the answer was shown, or white space only: `restart`.  Thinking and half a tool call are withdrawn by it,
    for they cannot be taken up: a signature is missing, or the arguments would have to be guessed.
 3. Text was shown and cannot be written on: after a tool call, in the middle of JSON that has to fit a schema, with
-   several choices at once.  Nothing is open: what was shown cannot be taken back.
+   several choices at once, in a conversation that the provider keeps.  Nothing is open: what was shown cannot be
+   taken back.
 4. All token ids are known, and the server takes them: `prefill`, which draws on from precisely there.
 5. The model is known to write on: `prefill`, of the text.
 6. `prompted`.
@@ -15,6 +16,7 @@ would act twice.
 
 from __future__ import annotations
 
+import zlib
 from typing import Literal
 
 from everstream.core.events import Continuation, Request
@@ -44,7 +46,7 @@ def rungs(policy: Policy, carry: Carry, request: Request, progress: Progress, *,
         return (*ways, "restart")
     if carry == "restart" or not can_be_written_on(request, progress):
         return tuple(ways)
-    if policy.tokens and policy.best == "prefill" and progress.tokens and not request.params.tools:
+    if policy.tokens and policy.best == "prefill" and _fit(request, progress) and not request.params.tools:
         ways.append("tokens")
     thought = bool(progress.thinking) or thinks(request)
     if policy.best == "prefill" and not (thought and policy.thought == "prompted"):
@@ -53,8 +55,22 @@ def rungs(policy: Policy, carry: Carry, request: Request, progress: Progress, *,
 
 
 def can_be_written_on(request: Request, progress: Progress) -> bool:
-    """Whether the text shown is one that a model can go on with."""
-    return not (progress.tool_calls or _has_schema(request) or _is_many(request))
+    """Whether the text shown is one that a model can go on with, and the words for that are kept nowhere."""
+    return not (
+        progress.tool_calls
+        or _has_schema(request)
+        or _is_many(request)
+        or request.extra.get("conversation") is not None
+    )
+
+
+def tokens_head(model: str) -> int:
+    """What the token ids of a model's answers begin with, less than any id: another model's mean something else."""
+    return -2 - zlib.crc32(model.encode())
+
+
+def _fit(request: Request, progress: Progress) -> bool:
+    return bool(progress.tokens) and (progress.tokens or (0,))[0] == tokens_head(request.model)
 
 
 def thinks(request: Request) -> bool:

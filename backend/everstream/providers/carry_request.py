@@ -67,11 +67,14 @@ def tokens_of(text: str) -> int:
 
 
 def shortened(request: Request, tokens: int) -> Request:
-    """The request with what is left of its `max_tokens`; one at least, for a provider takes no less."""
+    """The request with what is left of its `max_tokens`: one at least, for a provider takes no less."""
     params = request.params
     if params.max_tokens is None:
         return request
-    left = max(params.max_tokens - tokens, 1)
+    least = 1
+    if isinstance(params.thinking, dict) and isinstance(params.thinking.get("budget_tokens"), int):
+        least += params.thinking["budget_tokens"]  # which has to be smaller than `max_tokens`
+    left = max(params.max_tokens - tokens, least)
     return msgspec.structs.replace(request, params=msgspec.structs.replace(params, max_tokens=left))
 
 
@@ -108,7 +111,7 @@ def completions_body(chat: dict[str, Any], progress: Progress) -> dict[str, Any]
     """
     ids = progress.tokens or ()
     body = {key: value for key, value in chat.items() if key not in _ONLY_CHAT}
-    body["prompt"] = [token for token in ids if token != PROMPT_ENDS]
+    body["prompt"] = [token for token in ids if token >= 0]
     body["return_token_ids"] = True
     asked = chat.get("max_completion_tokens", chat.get("max_tokens"))
     made = len(ids) - ids.index(PROMPT_ENDS) - 1 if PROMPT_ENDS in ids else tokens_of(progress.text)

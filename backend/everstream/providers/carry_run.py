@@ -74,6 +74,8 @@ async def _joined(batches: AsyncGenerator[Batch, None], join: Join) -> AsyncGene
                 if not coming.done():
                     coming.cancel()
                     await asyncio.wait((coming,))
+                if not coming.cancelled():
+                    coming.exception()  # seen: whoever stops us does not want to know
             if batch is None:
                 return
             yield join.take(batch)

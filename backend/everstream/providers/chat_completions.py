@@ -153,12 +153,15 @@ class _Call:
 class ChatFold:
     """One streamed chat completion, or plain completion: bytes to events.  A `http_answer.Fold`.
 
-    `tokens`: say the ids of the tokens where the server tells them.  `plain`: it is a plain completion, of a
-    prompt whose ids are known.
+    `tokens`: say the ids of the tokens where the server tells them, after this number.  `plain`: it is a plain
+    completion, of a prompt whose ids are known.
     """
 
-    def __init__(self, name: str, warnings: tuple[str, ...] = (), *, tokens: bool = False, plain: bool = False) -> None:
-        self._ids: list[int] | None = [] if tokens else None  # of what is not shown yet
+    def __init__(
+        self, name: str, warnings: tuple[str, ...] = (), *, tokens: int | None = None, plain: bool = False
+    ) -> None:
+        self._ids: list[int] | None = None if tokens is None else []  # of what is not shown yet
+        self._head = tokens
         self._knows_prompt = self._plain = plain
         self.finished = False
         self.ended = False
@@ -205,7 +208,7 @@ class ChatFold:
         for chunk in chunks:
             if self._ids is not None and chunk.prompt_token_ids and not self._knows_prompt:
                 self._knows_prompt = True
-                self._ids += [*chunk.prompt_token_ids, PROMPT_ENDS]
+                self._ids += [self._head or 0, *chunk.prompt_token_ids, PROMPT_ENDS]
             if chunk.choices:
                 for choice in chunk.choices:
                     if not choice.index:

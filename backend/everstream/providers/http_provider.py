@@ -25,6 +25,8 @@ from everstream.providers.carry_run import Attempt, carry_on
 from everstream.providers.http_answer import Fold, Opener, answer, pour
 from everstream.providers.http_body import SETTLE_S
 
+OWED_S = 5.0  # what stopping a run may take that nobody reads
+
 
 @dataclass(frozen=True, slots=True)
 class Asking:
@@ -69,6 +71,7 @@ class HttpProvider(ABC):
         self._owner = ""  # what the server calls itself, where it has said so
         self._client: Any = None
         self._settling: set[asyncio.Task[None]] = set()
+        self._owed: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------ what is the vendor's
 
@@ -142,10 +145,14 @@ class HttpProvider(ABC):
 
     async def aclose(self) -> None:
         """Close the pool.  Idempotent; a later request makes a new one."""
-        client, self._client = self._client, None
         await self._known.aclose()
+        if self._owed:
+            _, late = await asyncio.wait(tuple(self._owed), timeout=OWED_S)
+            for task in late:
+                task.cancel()
         if self._settling:
             await asyncio.wait(tuple(self._settling), timeout=SETTLE_S)
+        client, self._client = self._client, None
         if client is not None:
             await client.close()
 
@@ -158,11 +165,11 @@ class HttpProvider(ABC):
             self._client = self._make_client(self._api_key)
         return self._client
 
-    def _settle(self, finishing: Coroutine[Any, Any, None]) -> None:
-        """Let something finish that nobody waits for, but whoever closes the pool."""
-        task = asyncio.get_running_loop().create_task(finishing)
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+    def _owe(self, duty: Coroutine[Any, Any, None]) -> None:
+        """Let something be done that nobody waits for, but whoever closes the pool."""
+        task = asyncio.get_running_loop().create_task(duty, name="stop what runs at a provider")
+        self._owed.add(task)
+        task.add_done_callback(self._owed.discard)
 
     def _expected(self, model: str) -> Continuation | None:
         """How an answer of a model is carried on at best, once its text has begun."""
@@ -178,12 +185,14 @@ class HttpProvider(ABC):
         policy = policy_of(dialect, self._base_url, self._owner, request.model_name)
         if self._carry != "auto":
             return overruled(policy, dialect, self._carry)
-        finding = self._known.recalled(self._base_url, request.model_name)
+        finding = self._known.recalled(self._base_url, _subject(request, policy))
         return policy if finding is None or policy.best == "prompted" else applied(policy, finding)
 
     async def _settled(self, request: Request) -> Policy:
         """The policy, with what had to be asked for."""
-        if self._carry == "auto" and not self._owner and not self._official:
+        dialect = self._dialect(request)
+        table = policy_of(dialect, self._base_url, self._owner, request.model_name)
+        if dialect == "chat" and table.best == "probe" and self._carry != "prompted":
             await self._identify()
         policy = self._policy(request)
         if self._carry != "auto" or policy.best == "prompted":
@@ -193,7 +202,7 @@ class HttpProvider(ABC):
             asking = self._ask_begun("prefill", probe(request.model), policy, Progress())
             return await ask_whether_it_writes_on(self.name, asking.open, asking.fold)
 
-        return await self._known.settle(policy, self._base_url, request.model_name, ask)
+        return await self._known.settle(policy, self._base_url, _subject(request, policy), ask)
 
     def _rungs(self, policy: Policy, request: Request, progress: Progress) -> tuple[Rung, ...]:
         alive = progress.cursor is not None and self._reattach(request, progress) is not None
@@ -246,8 +255,13 @@ class HttpProvider(ABC):
         if way == "exact":
             gone = error.code in ("provider.invalid", "model.unknown")
             if gone:  # another run takes its place: let it not be paid for twice, should it be there after all
-                self._settle(self.abandon(request, progress))
+                self._owe(self.abandon(request, progress))
             return gone
         if way == "prefill" and self._carry == "auto" and (isinstance(error, Astray) or (known and known.lasting)):
-            await self._known.learn(self._base_url, request.model_name, Finding(prefill=False))
+            subject = _subject(request, self._policy(request))
+            await self._known.learn(self._base_url, subject, Finding(prefill=False))
         return known is not None or error.code in ("provider.invalid", "model.unknown")
+
+
+def _subject(request: Request, policy: Policy) -> str:
+    return f"{policy.style} {request.model_name}"

@@ -27,7 +27,7 @@ import structlog
 
 from everstream.core.events import Continuation, Request
 from everstream.providers.base import Memory, ModelInfo, Progress, ProviderError
-from everstream.providers.carry_ladder import Rung
+from everstream.providers.carry_ladder import Rung, tokens_head
 from everstream.providers.carry_policy import Carry, Dialect, Policy
 from everstream.providers.carry_request import completions_body, mark_unfinished, tells_tokens
 from everstream.providers.chat_completions import ChatFold
@@ -56,8 +56,8 @@ MODELS_LISTED_MAX = 500
 LIST_TIMEOUT_S = 3.0
 LIST_KEPT_S = 60.0
 
-DISOWN_S = 30.0  # for a run that was asked for to say its name, so that it can be cancelled
-CANCEL_S = 5.0
+DISOWN_S = 10.0  # for a run that was asked for to say its name, so that it can be cancelled
+CANCEL_S = 4.0
 FAILED_RUNS_MAX = 1024
 
 Api = Literal["chat", "responses"]
@@ -114,6 +114,7 @@ class OpenAIProvider(HttpProvider):
         self._failed_runs: dict[str, None] = {}  # that the provider itself gave up; the oldest are forgotten
         self._listed: list[_Model] = []
         self._listed_until_s = 0.0  # on the monotonic clock
+        self._listing = asyncio.Lock()
 
     @classmethod
     def from_environment(
@@ -137,6 +138,10 @@ class OpenAIProvider(HttpProvider):
         return [ModelInfo(f"{self.name}/{model}", False, self._expected(model), why) for model in MODELS]
 
     async def _identify(self) -> None:
+        async with self._listing:  # many may want to know at once, and none is to go on without
+            await self._list()
+
+    async def _list(self) -> None:
         if time.monotonic() >= self._listed_until_s:
             self._listed = await self._ask_for_models() or self._listed
             self._listed_until_s = time.monotonic() + LIST_KEPT_S
@@ -186,8 +191,7 @@ class OpenAIProvider(HttpProvider):
 
     def _ask(self, request: Request) -> Asking:
         if self._dialect(request) == "chat":
-            tokens = bool(self._owner) and tells_tokens(request) and self._policy(request).tokens
-            return self._ask_chat(request, tokens=tokens)
+            return self._ask_chat(request)
         body, warnings = responses_body(request, official=self._official)
         if not self._in_background(request):
             return Asking(lambda: self._open(body, "responses"), ResponsesFold(self.name, warnings))
@@ -195,12 +199,14 @@ class OpenAIProvider(HttpProvider):
         body.setdefault("store", True)
         return Asking(lambda: self._open_run(body), self._fold_run(Run(), warnings))
 
-    def _ask_chat(self, request: Request, *, tokens: bool) -> Asking:
+    def _ask_chat(self, request: Request) -> Asking:
         body, warnings = chat_body(request, official=self._official)
         body.pop("api", None)
         body.pop("background", None)
-        if tokens:
+        tokens = None
+        if self._owner and tells_tokens(request) and self._policy(request).tokens:
             body["return_token_ids"] = True
+            tokens = tokens_head(request.model)
         return Asking(lambda: self._open(body, "chat"), ChatFold(self.name, warnings, tokens=tokens))
 
     def _ask_begun(self, way: Rung, request: Request, policy: Policy, progress: Progress) -> Asking:
@@ -209,7 +215,7 @@ class OpenAIProvider(HttpProvider):
         body.pop("background", None)
         if way == "tokens":
             plain = completions_body(body, progress)
-            fold = ChatFold(self.name, warnings, tokens=True, plain=True)
+            fold = ChatFold(self.name, warnings, tokens=0, plain=True)
             return Asking(lambda: self._open(plain, "completions"), fold)
         mark_unfinished(body, policy, progress)
         return Asking(lambda: self._open(body, "chat"), ChatFold(self.name, warnings))
@@ -284,7 +290,7 @@ class OpenAIProvider(HttpProvider):
         try:
             return (await asyncio.shield(naming))[0]
         except asyncio.CancelledError:
-            self._settle(self._disown(naming))
+            self._owe(self._disown(naming))
             raise
 
     async def _named(self, body: dict[str, Any]) -> tuple[Body, str]:
