@@ -29,7 +29,7 @@ SOLE = {
 }
 # A library that a few modules share, who do one thing together.
 SHARED = {
-    "redis": {f"everstream.store.{name}" for name in ("address", "server", "deployment", "valkey")},
+    "redis": {f"everstream.store.{name}" for name in ("address", "server", "finder", "deployment", "valkey")},
 }
 # Commands of `everstream` that need little must start at once, so these load the rest when a command needs it.
 ENTRANCES = ("everstream.cli", "everstream.__main__")

@@ -1,7 +1,7 @@
 """Which server holds what: a single one, the primary of a group under Sentinels, or the primaries of a cluster.
 
 A *place* is what always lies together: a partition, or the leases.  A deployment knows the server of each place and
-asks it.  Finding it out is redis-py's: `Sentinel` asks the Sentinels, `NodesManager` reads a cluster's map of slots.
+asks it.
 
                     look (every second, and at once when something failed)
     Sentinels, or  ------------------------------------------------------->  place -> Server
@@ -19,21 +19,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import hiredis
 import structlog
-from redis.asyncio.cluster import ClusterNode, NodesManager
-from redis.asyncio.connection import Connection
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
-from redis.backoff import NoBackoff
 from redis.crc import key_slot
-from redis.exceptions import RedisClusterException, ResponseError
+from redis.exceptions import ResponseError
 
 from everstream.core.lease import PARTITIONS
 from everstream.store.address import Address, Kind, Spot
 from everstream.store.base import StoreUnavailable
+from everstream.store.finder import ClusterFinder, Finder, SentinelFinder
 from everstream.store.line import packed
 from everstream.store.server import FAILURES, Server
 
@@ -47,80 +43,6 @@ STOP_S = 0.2
 LEASES = PARTITIONS  # the place after those of the partitions
 
 _ASKING = packed(b"ASKING")
-
-
-class Finder(Protocol):
-    """Raises StoreUnavailable, with what to do, where nothing is found."""
-
-    async def find(self, suspect: str) -> list[Spot]:
-        """The primary of each place.  `suspect` is the name of a server that did not answer: it is asked last."""
-        ...
-
-    async def close(self) -> None: ...
-
-
-class SentinelFinder:
-    def __init__(self, address: Address, places: int, timeout_s: float) -> None:
-        self._address, self._places = address, places
-        options = {name: value for name, value in address.options.items() if name.startswith(("ssl_", "socket_"))}
-        for name in ("username", "password"):
-            if f"sentinel_{name}" in address.options:
-                options[name] = address.options[f"sentinel_{name}"]
-        options |= {"ssl": address.tls, "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-        options["retry"] = Retry(NoBackoff(), 0)
-        self._sentinel = Sentinel(address.spots, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
-
-    async def find(self, suspect: str) -> list[Spot]:
-        try:
-            host, port = await self._sentinel.discover_master(self._address.service)
-        except MasterNotFoundError as error:
-            raise StoreUnavailable(
-                f"no Sentinel at {self._address.shown()} names a primary that is up for the group"
-                f" `{self._address.service}`: do they run, and is that its name?"
-            ) from error
-        except FAILURES as error:
-            raise StoreUnavailable(f"a Sentinel answered: {str(error)[:200]}") from error
-        return [(host, int(port))] * self._places
-
-    async def close(self) -> None:
-        await self._sentinel.aclose()
-
-
-class ClusterFinder:
-    """Begins with the given addresses, and goes on with what it found; where all that is dead, from the start."""
-
-    def __init__(self, address: Address, slots: Sequence[int], timeout_s: float) -> None:
-        self._address, self._slots = address, slots
-        self._options = {"connection_class": Connection, **address.options, "socket_timeout": timeout_s}
-        self._options["socket_connect_timeout"] = timeout_s
-        self._map = self._begin()
-
-    def _begin(self) -> NodesManager:
-        nodes = [ClusterNode(host, port, **self._options) for host, port in self._address.spots]
-        return NodesManager(nodes, False, self._options)
-
-    async def find(self, suspect: str) -> list[Spot]:
-        try:
-            try:
-                await self._map.initialize(last_failed_node_name=suspect or None)
-            except RedisClusterException:
-                await self.close()
-                self._map = self._begin()
-                await self._map.initialize()
-            nodes = [self._map.slots_cache[slot][0] for slot in self._slots]
-        except KeyError as error:
-            raise StoreUnavailable("no server of the cluster holds some of its slots") from error
-        except (*FAILURES, IndexError) as error:
-            if "not enabled" in str(error):
-                raise StoreUnavailable(
-                    f"what answers at {self._address.shown()} is no cluster: for one server write redis:// or rediss://"
-                ) from error
-            raise StoreUnavailable(f"no answer from the cluster at {self._address.shown()}: is it running?") from error
-        return [(node.host, int(node.port)) for node in nodes]
-
-    async def close(self) -> None:
-        await self._map.aclose()
-        await self._map.aclose("startup_nodes")
 
 
 class Deployment:
@@ -269,11 +191,20 @@ class Deployment:
             raise StoreUnavailable("the store is moving what this stream lies in") from error
 
     async def write(self, place: int, command: bytes) -> tuple[Any, bool]:
-        """A packed command on the line of the place's server; see `Server.write`.  Raises StoreUnavailable."""
+        """The reply to a packed command on the line of the place's server, and whether a replica has it, if one is to.
+
+        Raises StoreUnavailable.
+        """
         for _ in range(REDIRECTS_MAX):
             server = self._owners[place]
             try:
-                reply, copied = await server.write(command)
+                line = server.line
+                if line is None or line.lost is not None:
+                    line = await server.open_line()
+                if server.copies is None:
+                    reply, copied = await line.call(command), True
+                else:
+                    reply, copied = await server.copies.call(line, command)
                 if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("ASK ") and self.spread:
                     line = await self._at(_spot(str(reply), server)).open_line()
                     (_, reply), copied = await line.call(_ASKING + command, 2), False

@@ -44,13 +44,9 @@ class Line(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
         self._calls: deque[_Call] = deque()  # as many as callers, who wait for their replies, or gave up lately
-        self._lost: Exception | None = None
+        self.lost: Exception | None = None  # what made it useless
         self._looking = self._loop.call_later(LOOK_S, self._look)
         transport.set_protocol(self)
-
-    @property
-    def usable(self) -> bool:
-        return self._lost is None
 
     def call(self, command: bytes, replies: int = 1) -> asyncio.Future[Any]:
         """The reply to a packed command; for several packed together, the list of their `replies`.
@@ -59,8 +55,8 @@ class Line(asyncio.Protocol):
         after which the line is of no use: the reply may still be under way.  A caller may give up at any time.
         """
         call = _Call(loop=self._loop)
-        if self._lost is not None:
-            call.set_exception(self._lost)
+        if self.lost is not None:
+            call.set_exception(self.lost)
             return call
         call.began = self._loop.time()
         if replies != 1:
@@ -103,11 +99,11 @@ class Line(asyncio.Protocol):
             self._fail(TimeoutError("no reply in time"))
 
     def _fail(self, error: Exception) -> None:
-        if self._lost is None:
-            self._lost = error
+        if self.lost is None:
+            self.lost = error
             self._looking.cancel()
             self._transport.abort()
         while self._calls:
             call = self._calls.popleft()
             if not call.done():
-                call.set_exception(self._lost)
+                call.set_exception(self.lost)

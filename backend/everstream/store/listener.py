@@ -142,8 +142,11 @@ class Listeners:
         task.add_done_callback(self._ending.discard)
         task.cancel()
 
-    async def add(self, name: bytes, place: int) -> None:
-        """Listen to a name from now on.  Raises StoreUnavailable, and does not, where that is not confirmed in time."""
+    async def add(self, name: bytes, place: int, *, patient: bool = False) -> None:
+        """Listen to a name from now on.  Raises StoreUnavailable, and does not, where that is not confirmed in time.
+
+        `patient`: it will be, sooner or later, unless this user may not listen.
+        """
         new = name not in self._places
         self._places[name] = place
         if not new and self._is_heard(name):
@@ -153,10 +156,15 @@ class Listeners:
         try:
             self.sync()
             await asyncio.wait_for(confirmed, self._timeout_s)
-        except (TimeoutError, StoreUnavailable) as error:
+        except TimeoutError as error:
+            refusal = self._refusal(place)
+            if patient and not refusal.startswith("NOPERM"):
+                return
             if new:
                 self.remove(name)
-            raise StoreUnavailable(self._refusal(place) or "the store does not answer") from error
+            raise StoreUnavailable(
+                f"the store answered: {refusal[:200]}" if refusal else "the store does not answer"
+            ) from error
         finally:
             waiting = self._waiting.get(name, [])
             if confirmed in waiting:
@@ -204,7 +212,7 @@ class Listeners:
     def _refusal(self, place: int) -> str:
         assert self._deployment is not None
         ear = self._ears.get(self._deployment.server(place))
-        return f"the store answered: {ear.refusal[:200]}" if ear is not None and ear.refusal else ""
+        return ear.refusal if ear is not None else ""
 
     def _confirmed(self, name: bytes) -> None:
         for future in self._waiting.pop(name, ()):

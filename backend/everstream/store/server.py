@@ -70,7 +70,7 @@ class Server:
         self._connection: AbstractConnection | None = None
         self._connecting = asyncio.Lock()
         self._acks_ms = acks_ms
-        self._copies = Copies(self, acks_ms)
+        self.copies = Copies(name, acks_ms) if acks_ms else None
 
     async def close(self) -> None:
         self.closed = True
@@ -109,7 +109,7 @@ class Server:
     async def open_line(self) -> Line:
         """The line of the commits, made again where it broke.  Raises one of FAILURES."""
         async with self._connecting:
-            if self.line is not None and self.line.usable:
+            if self.line is not None and self.line.lost is None:
                 return self.line
             if self.closed:
                 raise ConnectionError("the server is not the store's any more")
@@ -120,24 +120,12 @@ class Server:
             self.line = Line(transport, self._timeout_s + self._acks_ms / 1000)
             return self.line
 
-    async def write(self, command: bytes) -> tuple[Any, bool]:
-        """The reply to one packed command on the line, and whether a replica has what it wrote, where one is to.
-
-        An error of the server is returned, as hiredis.ReplyError.  Raises one of FAILURES.
-        """
-        line = self.line
-        if line is None or not line.usable:
-            line = await self.open_line()
-        if self._acks_ms:
-            return await self._copies.call(line, command)
-        return await line.call(command), True
-
 
 class Copies:
     """Commits of one line, acknowledged by a replica: as many as there are behind one `WAIT`."""
 
-    def __init__(self, server: Server, acks_ms: int) -> None:
-        self._server = server
+    def __init__(self, server_name: str, acks_ms: int) -> None:
+        self._server_name = server_name
         self._acks_ms = acks_ms
         self._loop_time = asyncio.get_running_loop().time
         self._line: Line | None = None
@@ -147,6 +135,7 @@ class Copies:
         self._try_at = 0.0
 
     async def call(self, line: Line, command: bytes) -> tuple[Any, bool]:
+        """The reply, as of `Line.call`, and whether a replica has what was written."""
         answer: asyncio.Future[tuple[Any, bool]] = asyncio.get_running_loop().create_future()
         self._gathered.append((command, answer))
         self._line = line
@@ -188,6 +177,6 @@ class Copies:
         if self._missing == copied:
             self._missing = not copied
             if copied:
-                logger.info("a replica has what is committed, again", server=self._server.name)
+                logger.info("a replica has what is committed, again", server=self._server_name)
             else:
-                logger.warning("no replica has what is committed; it goes on without", server=self._server.name)
+                logger.warning("no replica has what is committed; it goes on without", server=self._server_name)

@@ -11,7 +11,7 @@ partition, and names the set of open streams too: so a slot that is being moved 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
@@ -88,7 +88,7 @@ class ValkeyStore:
             await deployment.open()
             await self._check(deployment)
             inbox, place = self._inbox(node)
-            await self._listeners.add(inbox, place)
+            await self._listeners.add(inbox, place, patient=True)
         except BaseException:
             await self.close()
             raise
@@ -209,10 +209,10 @@ class ValkeyStore:
         reply, copied = await self._exchange(place, command)
         return [Reply(_VERDICTS[reply[i]], reply[i + 1], reply[i + 2] == 1, copied) for i in range(0, len(reply), 3)]
 
-    async def _exchange(self, place: int, command: bytes) -> tuple[list[Any], bool]:
+    def _exchange(self, place: int, command: bytes) -> Awaitable[tuple[list[Any], bool]]:
         """One packed command and its reply on the line of the commits, and whether a replica has it too."""
         assert self._deployment is not None, "the store is not open"
-        return await self._deployment.write(place, command)
+        return self._deployment.write(place, command)
 
     async def create(self, stream: str, request: str, meta: bytes, leader: str = "") -> Created:
         *keys, _, place = self._keys(stream)
