@@ -176,6 +176,9 @@ async def test_a_run_that_is_gone_is_carried_on_in_the_next_best_way(
     assert outcome.resumed is not None
     assert outcome.resumed.continuation == "prompted"
     assert outcome.text == wire.text
+    sent = next(got for got in reversed(server.requests) if got.path == "/responses").json["input"]
+    assert [item["role"] for item in sent] == ["user", "assistant", "user"]
+    assert sent[1]["content"] == "Shown before."
     outcome = await drain(provider, asked(), None, Progress("", "only thought", cursor=cursor))
     assert (outcome.resumed, outcome.text) == (Resumed("restart"), wire.text)
 
@@ -209,6 +212,26 @@ async def test_a_run_that_failed_is_not_read_again(server: WireServer, provider:
     assert provider.continuation(asked(), shown) == "exact"
     assert (await drain(provider, asked(), None, shown)).error is not None
     assert provider.continuation(asked(), shown) == "prompted"
+
+
+async def test_a_run_of_which_only_an_error_can_be_read_is_not_read_again(
+    server: WireServer, provider: OpenAIProvider
+) -> None:
+    server.reply = Reply(b'data: {"type":"error","sequence_number":0,"code":"server_error","message":"no"}\n\n')
+    shown = Progress("x", cursor={"response": "resp_1", "after": -1})
+    assert (await drain(provider, asked(), None, shown)).error is not None
+    assert provider.continuation(asked(), shown) == "prompted"
+
+
+async def test_closing_an_answer_leaves_its_run_to_who_may_carry_it_on(
+    server: WireServer, provider: OpenAIProvider
+) -> None:
+    server.reply = Reply(runs()[0].body, hang_after=2000)
+    batches = provider.generate(asked())
+    await anext(batches)
+    await batches.aclose()
+    await server.client_closed()
+    assert [got.path for got in server.requests] == ["/responses"]
 
 
 async def test_abandoning_a_run_cancels_it(server: WireServer, provider: OpenAIProvider) -> None:

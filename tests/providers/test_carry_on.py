@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Iterator
@@ -9,11 +10,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from tests.providers import wires
 from tests.providers.seams import REFUSALS, Brain, chat
 from tests.providers.wire_server import Asked, Reply, WireServer
 from tests.providers.wires import ROOT, Outcome, Wire, anthropic_wires, drain, in_pieces, openai_wires
 
-from everstream.core.events import DeltaText, Message, Params, Request, Resumed, ToolCall
+from everstream.core.events import DeltaText, HeadersReceived, Message, Params, Request, Resumed, ToolCall
 from everstream.providers.anthropic import AnthropicProvider
 from everstream.providers.base import Progress
 from everstream.providers.carry_ladder import tokens_head
@@ -334,6 +336,42 @@ async def test_each_vendor_is_told_in_its_own_words_that_a_turn_is_unfinished(
     await provider.aclose()
 
 
+async def read_on(batches: Any) -> None:
+    async for _ in batches:
+        pass
+
+
+@pytest.mark.parametrize("how", ["prefill", "prefill_echo", "prompted", "restart"])
+async def test_closing_an_answer_that_is_carried_on_closes_the_providers_connection(how: str) -> None:
+    async with WireServer() as server:
+        provider = OpenAIProvider("k", server.url, max_retries=0, continuation=how)  # type: ignore[arg-type]
+        server.reply = lambda got: Reply(
+            chat([LOREM[:70] if how == "prefill_echo" else "the"]), hang_after=-1 if got.method == "GET" else 100
+        )
+        if how != "restart":
+            provider._listed_until_s = float("inf")  # what the server calls itself is no matter
+        batches = provider.generate(asked(), Progress("" if how == "restart" else LOREM[:60]))
+        first = await anext(batches)
+        assert isinstance(first[0], HeadersReceived)
+        reading = asyncio.ensure_future(read_on(batches))
+        await asyncio.sleep(0)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        await batches.aclose()
+        await server.client_closed()
+        await provider.aclose()
+
+
+async def test_an_answer_carried_on_can_be_poured(
+    server: WireServer, shared: Providers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wires, "poured", True)
+    server.reply = Brain(LOREM).reply
+    rest = await drain(shared["prefill"], asked(), None, Progress(LOREM[:60]))
+    assert (rest.resumed, rest.text) == (Resumed("prefill"), LOREM[60:])
+
+
 # --------------------------------------------------------------------------- token ids
 
 
@@ -408,6 +446,21 @@ async def test_another_models_token_ids_are_not_taken_for_its_own(server: WireSe
     server.reply = Brain(LOREM).reply
     assert (await drain(provider, asked("openai/two"), None, shown)).resumed == Resumed("prefill")
     assert server.requests[-1].path == "/chat/completions"
+
+
+async def test_a_server_that_takes_no_ids_is_sent_the_text(server: WireServer, provider: OpenAIProvider) -> None:
+    vllm, brain = Vllm(LOREM), Brain(LOREM)
+    server.reply = vllm.reply
+    await provider.models()
+    whole = await drain(provider, asked())
+    shown = whole.progress(len(whole.entries) - 1)
+
+    def reply(got: Asked) -> Reply:
+        return Reply(b"{}", 404, framing="length") if got.path == "/completions" else brain.reply(got)
+
+    server.reply = reply
+    rest = await drain(provider, asked(), None, shown)
+    assert (rest.resumed, shown.text + rest.text) == (Resumed("prefill"), LOREM)
 
 
 async def test_token_ids_are_asked_for_only_where_they_are_of_use(server: WireServer, provider: OpenAIProvider) -> None:

@@ -275,12 +275,14 @@ class OpenAIProvider(HttpProvider):
 
     async def _open_again(self, run: Run) -> Any:
         await self.prepare()
+        rest: dict[str, Any] = {"include_obfuscation": False} if self._official else {}
         return await self._opened(
             self._connect().responses.with_streaming_response.retrieve(
                 run.response,
                 stream=True,
                 starting_after=run.after,
                 extra_headers={"Accept-Encoding": "identity"},
+                **rest,
             )
         )
 
@@ -324,7 +326,7 @@ class OpenAIProvider(HttpProvider):
     async def abandon(self, request: Request, progress: Progress) -> None:
         """Cancel what runs in the background.  Contract: `base.Provider.abandon`."""
         run = Run.of(progress.cursor)
-        if run is not None and run.response not in self._failed_runs:
+        if run is not None:
             await self._cancel(run.response)
 
     async def _cancel(self, response: str) -> None:

@@ -198,7 +198,8 @@ class ResponsesFold:
     """One streamed response: bytes to events.  A `http_answer.Fold`.
 
     With a `run`, new or read before, each batch that has something to show ends with a mark, and the one that has the
-    run's name begins with one.  `failed` is told the run's name where the provider says that it has come to nothing.
+    run's name begins with one.  `failed` is told the run's name where the provider says that it has come to nothing,
+    or says nothing but an error.
     """
 
     def __init__(
@@ -243,7 +244,7 @@ class ResponsesFold:
                 run.response = event.response.id
                 marks.append(Mark(cursor=msgspec.to_builtins(run)))
         batch = self._fold(fresh)
-        if run.response and self._gave_up:
+        if run.response and (self._gave_up or (self.trouble is not None and not self._batch.shown)):
             self._failed_run(run.response)
         if run.response and batch and not self.ended and self.trouble is None:
             run.parts = list(self._streamed)
