@@ -89,11 +89,12 @@ def test_every_setting_is_a_flag_in_the_help_of_every_command_that_takes_setting
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_reaches_the_server_from_its_flag(name: str, served: list[Settings]) -> None:
     value = getattr(Settings(), name)
-    given = ["--insecure"] if name == "insecure" else [flag_of(name), "given" if value is None else str(value)]
+    switch = isinstance(value, bool)
+    given = [flag_of(name)] if switch else [flag_of(name), "given" if value is None else str(value)]
     assert main(["serve", *given]) == 0
     (settings,) = served
     reached = getattr(settings, name)
-    if name == "insecure":
+    if switch:
         assert reached is True
     elif value is None:
         text = reached.get_secret_value() if hasattr(reached, "get_secret_value") else str(reached)

@@ -71,7 +71,7 @@ def test_every_setting_can_be_given_in_all_three_places(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     value = getattr(Settings(), name)
-    text = "given" if value in (None, "") else str(value)
+    text = "given/given" if value in (None, "") else str(value)
     quoted = f'"{text}"' if value is None or isinstance(value, str | Path) else text.lower()
     assert load({name: text}).origins[name].place == flag_of(name)
     (tmp_path / "everstream.toml").write_text(f"{name} = {quoted}\n")
@@ -192,7 +192,7 @@ def test_every_setting_says_what_it_is_and_every_number_its_unit() -> None:
     rows = list(describe())
     assert [row.name for row in rows] == list(NAMES)
     counts = {
-        "port", "streams_per_connection", "commands_in_flight", "provider_max_connections", "provider_max_retries",
+        "port", "workers", "carry_on_attempts", "streams_per_connection", "commands_in_flight", "provider_max_connections", "provider_max_retries",
         "streams_in_memory",
     }  # fmt: skip
     for row in rows:

@@ -24,11 +24,11 @@ LATE = {
 }
 # A library that one module alone knows, at its top.
 SOLE = {
-    "pydantic_settings": "everstream.config",
     "prometheus_client": None,
 }
 # A library that a few modules share, who do one thing together.
 SHARED = {
+    "pydantic_settings": {"everstream.config", "everstream.settings"},
     "redis": {f"everstream.store.{name}" for name in ("address", "server", "finder", "deployment", "valkey")},
 }
 # Commands of `everstream` that need little must start at once, so these load the rest when a command needs it.

@@ -101,7 +101,7 @@ def create_app(node: Node, connections: Connections) -> Starlette:
             return
         await websocket.accept(subprotocol=chosen)
         encoding = SUBPROTOCOLS[chosen] if chosen else Encoding.JSON
-        await connections.serve(Connection(websocket, encoding, node), node)
+        await connections.serve(Connection(websocket, encoding, node, connections), node)
 
     async def healthz(request: Request) -> Response:
         return JSONResponse({"status": "ok", "node": node.id})

@@ -126,6 +126,7 @@ class Server(uvicorn.Server):
     def _say_goodbye(self, spread_ms: int) -> list[tuple[float, Connection]]:
         """Tell every client how long it may stay: what was promised, in the loop's time, the first to go last."""
         now = asyncio.get_running_loop().time()
+        self._connections.leave_by = now + spread_ms / 1000
         promised = []
         for connection in self._connections:
             after_ms = random.randint(spread_ms // 2, spread_ms)

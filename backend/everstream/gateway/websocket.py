@@ -41,10 +41,11 @@ START = Position(0, 0)
 
 
 class Connection:
-    def __init__(self, websocket: WebSocket, encoding: Encoding, node: Node) -> None:
+    def __init__(self, websocket: WebSocket, encoding: Encoding, node: Node, connections: Connections) -> None:
         self.id = "c_" + secrets.token_hex(8)
         self._websocket = websocket
         self._node = node
+        self._connections = connections
         self._settings: Settings = node.settings
         self._loop = asyncio.get_running_loop()
         self._protocol = ClientProtocol(encoding, self._settings.frame_bytes)
@@ -228,8 +229,10 @@ class Connection:
                 },
             )
         )
-        if self._node.draining:
-            self.goaway(settings.goaway_spread_ms, "draining")
+        leave_by = self._connections.leave_by
+        if leave_by is not None:  # it came late, and is told what is left
+            left_s = max(leave_by - asyncio.get_running_loop().time(), 0.0)
+            self.goaway(int(left_s * 1000), "draining")
         await asyncio.gather(*(self._resume(place) for place in command.resume))
 
     async def _resume(self, place: protocol.Resume) -> None:
@@ -335,6 +338,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._open: set[Connection] = set()
+        self.leave_by: float | None = None  # loop time by which everybody was asked to have left
 
     def __len__(self) -> int:
         return len(self._open)
