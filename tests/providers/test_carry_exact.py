@@ -183,6 +183,21 @@ async def test_a_run_that_is_gone_is_carried_on_in_the_next_best_way(
     assert (outcome.resumed, outcome.text) == (Resumed("restart"), wire.text)
 
 
+async def test_another_model_does_not_read_on_and_the_run_that_it_replaces_is_cancelled(
+    server: WireServer, provider: OpenAIProvider
+) -> None:
+    wire = next(w for w in runs() if w.text and not w.calls)
+    server.reply = Reply(wire.body)
+    whole = await drain(provider, asked())
+    shown = whole.progress(1)
+    other = Request("openai/another", [Message("user", "hi")])
+    assert (provider.continuation(asked(), shown), provider.continuation(other, shown)) == ("exact", "restart")
+    assert (await drain(provider, other, None, shown)).resumed == Resumed("restart")
+    await provider.aclose()
+    name = whole.marks[1].cursor["response"]
+    assert [got.path for got in server.requests if got.path.endswith("/cancel")] == [f"/responses/{name}/cancel"]
+
+
 async def test_a_run_that_says_something_else_is_not_called_the_same(
     server: WireServer, provider: OpenAIProvider
 ) -> None:

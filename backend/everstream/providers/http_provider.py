@@ -214,6 +214,8 @@ class HttpProvider(ABC):
         if ways[:1] == ("exact",):
             yield self._attempt("exact", policy, request, progress)
             ways = ways[1:]
+        if ways and progress.cursor is not None:  # another run takes its place: let it not be paid for as well
+            self._owe(self.abandon(request, progress))
         if "prompted" in ways:  # the text can be written on: by whom, and how, is worth knowing
             policy = await self._settled(request)
             ways = rungs(policy, self._carry, request, progress, alive=False)
@@ -253,10 +255,7 @@ class HttpProvider(ABC):
             return False
         known = refusal_in(error.message)
         if way == "exact":
-            gone = error.code in ("provider.invalid", "model.unknown")
-            if gone:  # another run takes its place: let it not be paid for twice, should it be there after all
-                self._owe(self.abandon(request, progress))
-            return gone
+            return error.code in ("provider.invalid", "model.unknown")
         if way == "prefill" and self._carry == "auto" and (isinstance(error, Astray) or (known and known.lasting)):
             subject = _subject(request, self._policy(request))
             await self._known.learn(self._base_url, subject, Finding(prefill=False))

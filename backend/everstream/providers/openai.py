@@ -197,7 +197,7 @@ class OpenAIProvider(HttpProvider):
             return Asking(lambda: self._open(body, "responses"), ResponsesFold(self.name, warnings))
         body["background"] = True
         body.setdefault("store", True)
-        return Asking(lambda: self._open_run(body), self._fold_run(Run(), warnings))
+        return Asking(lambda: self._open_run(body), self._fold_run(Run(request.model_name), warnings))
 
     def _ask_chat(self, request: Request) -> Asking:
         body, warnings = chat_body(request, official=self._official)
@@ -269,7 +269,7 @@ class OpenAIProvider(HttpProvider):
 
     def _reattach(self, request: Request, progress: Progress) -> Asking | None:
         run = Run.of(progress.cursor)
-        if run is None or run.response in self._failed_runs:
+        if run is None or run.response in self._failed_runs or run.model not in ("", request.model_name):
             return None
         return Asking(lambda: self._open_again(run), self._fold_run(run))
 

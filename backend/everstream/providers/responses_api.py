@@ -177,8 +177,9 @@ _CALLS = ("function_call", "custom_tool_call")
 
 
 class Run(msgspec.Struct, omit_defaults=True):
-    """A response in the background, read up to the event `after`; as plain data it is a mark's cursor."""
+    """A response of `model` in the background, read up to the event `after`; as plain data it is a mark's cursor."""
 
+    model: str = ""
     response: str = ""
     after: int = -1
     parts: list[tuple[int, int]] = []  # bounded, as the calls are, by the answer's items
