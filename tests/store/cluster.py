@@ -66,13 +66,15 @@ def free_ports(count: int) -> list[int]:
 class Member:
     """One process: a server of streams, or a Sentinel."""
 
-    def __init__(self, folder: Path, name: str, host: str, port: int, *options: str, config: str = "") -> None:
+    def __init__(
+        self, folder: Path, name: str, host: str, port: int, *options: str, config: str = "", binary: Path | None = None
+    ) -> None:
         self.name, self.host, self.port = name, host, port
         self.id = ""  # in a cluster
         self.folder = folder / name
         self.folder.mkdir(parents=True)
         (self.folder / "server.conf").write_text(config)
-        self._command = [str(find_binary(None)), "server.conf", *options]
+        self._command = [str(binary or find_binary(None)), "server.conf", *options]
         self._command += ["--port", str(self.port), "--bind", host, "--bind-source-addr", host, "--dir", "."]
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -139,6 +139,22 @@ async def test_a_server_that_says_nothing_is_unavailable_within_the_time_out(ser
         assert state.entries == text("a"), "the first try may have been carried out too, but only once"
 
 
+async def test_a_primary_that_was_deposed_is_let_go_and_taken_back(server: StoreServer) -> None:
+    """Behind one address, as behind a load balancer: whoever answers there next is spoken to on new connections."""
+    async with seated(server.tcp_url) as seat:
+        stream = new_stream()
+        created = await seat.store.create(stream, "", b"m")
+        write = Write(stream, created.epochs, 0, text("a"), False, "n_one", b"m")
+        await server.ask(f"REPLICAOF {HOST} {free_port()}")
+        for call in (lambda: seat.store.commit([write]), lambda: seat.store.renew(1000)):
+            with pytest.raises(StoreUnavailable, match="READONLY"):
+                await call()
+            assert seat.store._deployment.server(0).line.lost is not None  # type: ignore[attr-defined]
+        await server.ask("REPLICAOF NO ONE")
+        assert await persisted(lambda: seat.store.commit([write])) == [Reply(Verdict.OK, 1, False)]
+        assert await persisted(lambda: seat.store.renew(1000))
+
+
 async def test_a_call_that_was_given_up_does_not_spoil_the_next(server: StoreServer) -> None:
     async with seated(server.unix_url) as seat:
         made = [(s := new_stream(), (await seat.store.create(s, "", b"m")).epochs) for _ in range(2)]
