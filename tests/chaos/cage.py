@@ -58,19 +58,23 @@ class Cage:
             _nft(f"add rule {_TABLE} marks meta skgid {group} ct mark set {group}")
 
     def cut(self, ones: Sequence[Party], others: Sequence[Party]) -> None:
-        """Nothing passes between any of these and any of those, either way."""
+        """Nothing passes between any of these and any of those, either way, from one moment on."""
+        rules = []
         for one in ones:
             for other in others:
                 for source, target in ((one, other), (other, one)):
                     if isinstance(target, str):
-                        _nft(f"add rule {_TABLE} cuts {_from(source)} ip daddr {target} drop")
+                        rules.append(f"{_from(source)} ip daddr {target} drop")
                     elif isinstance(source, str):
-                        _nft(f"add rule {_TABLE} cuts {_from(source)} ct mark {target} drop")
+                        rules.append(f"{_from(source)} ct mark {target} drop")
+        self._drop(rules)
 
     def lose(self, host: str) -> None:
         """A machine is gone, as when its power fails: no packet from it, none to it, and no RST."""
-        _nft(f"add rule {_TABLE} cuts ip saddr {host} drop")
-        _nft(f"add rule {_TABLE} cuts ip daddr {host} drop")
+        self._drop([f"ip saddr {host} drop", f"ip daddr {host} drop"])
+
+    def _drop(self, rules: Sequence[str]) -> None:
+        _nft(*(f"add rule {_TABLE} cuts {rule}" for rule in rules))
 
     def heal(self) -> None:
         """Everybody hears everybody again."""
@@ -81,8 +85,9 @@ def _from(party: Party) -> str:
     return f"ip saddr {party}" if isinstance(party, str) else f"meta skgid {party}"
 
 
-def _nft(command: str) -> None:
-    subprocess.run(["nft", *command.split()], check=True, capture_output=True, timeout=10)
+def _nft(*commands: str) -> None:
+    """All of them at once, or none."""
+    subprocess.run(["nft", "-f", "-"], input="\n".join(commands).encode(), check=True, capture_output=True, timeout=10)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ after the end, a snapshot that takes back what was shown), and all of them at th
     doubled     entries that came again after they had been shown
     changed     frames whose text is not what the store holds there, or texts that are not the truth
     silent      entries skipped without a word
-    announced   entries that a snapshot at an older offset took back; allowed, where nobody has them any more
+    announced   entries that a snapshot took back; allowed, where nobody has them any more
 """
 
 from __future__ import annotations
@@ -158,13 +158,15 @@ class Shown:
         self.epoch = max(epoch, self.epoch or 0)
 
     def _replace(self, frame: Frame) -> None:
-        """A snapshot: it may say more than we hold, or say openly that there is less."""
-        held, figures = self.text, self.figures
+        """A snapshot: it may say more than we hold, or say openly that there is less.
+
+        Another history may have more entries and less text: a seam is an entry too.
+        """
+        held, told, figures = self.text, frame["text"], self.figures
         figures.snapshots += 1
-        if frame["upto"] < self.offset:
-            figures.announced += self.offset - frame["upto"]
-        elif not frame["text"].startswith(held):
+        if not told.startswith(held) and not held.startswith(told):
             figures.changed += 1
+        figures.announced += max(self.offset - frame["upto"], len(held[len(told) :].split()), 0)
         self.offset, self.epoch, self.end = frame["upto"], frame["epoch"], frame["end"]
         self._base, self.pieces = frame["text"], []
 

@@ -21,7 +21,7 @@ from tests.chaos.viewer import Viewer
 from everstream.store.base import Store
 
 STREAMS_AT_ONCE = 50  # of one viewer; a connection may read 64
-STORED_WITHIN_S = 5.0
+TICK_S = 0.02
 
 
 class Round:
@@ -39,7 +39,7 @@ class Round:
         return list(self.truths)
 
     async def begin(self, at: int, streams: int, tokens: int, rate: float) -> list[str]:
-        """Start streams through the viewer at a node; all others watch them.  Returns when the first have words."""
+        """Start streams through the viewer at a node; all others watch them.  Returns when all have seen something."""
         viewer = self.viewers[at]
         begun = await asyncio.gather(*(viewer.generate(tokens, rate) for _ in range(streams)))
         self.truths |= dict.fromkeys(begun, count_text(tokens))
@@ -47,6 +47,7 @@ class Round:
             if other is not viewer:
                 for stream in begun:
                     other.watch(stream)
+        await asyncio.gather(*(viewer.sees(begun) for viewer in self.viewers))
         return list(begun)
 
     async def begin_spread(self, streams: int, tokens: int, rate: float, *, watched_by: int) -> None:
@@ -60,6 +61,7 @@ class Round:
         readers = [viewer for viewer in self.viewers[:watched_by] if not viewer.streams]
         for n, viewer in enumerate(readers):
             viewer.watch(begun[n % streams])
+        await asyncio.gather(*(viewer.sees(list(viewer.streams)) for viewer in self.viewers))
 
     def struck(self) -> None:
         self.struck_at = self._loop.time()
@@ -91,6 +93,25 @@ class Round:
         assert self.struck_at is not None
         found = [shown.pause_to_reign(self.struck_at) for shown in self.every()]
         return [pause for pause in found if pause is not None]
+
+
+class Stall:
+    """How long this process itself stood still, at worst: what a pause that it measures may owe to the machine."""
+
+    def __init__(self) -> None:
+        self.worst_s = 0.0
+        self._task = asyncio.create_task(self._look(), name="stall")
+
+    async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            before = loop.time()
+            await asyncio.sleep(TICK_S)  # pause: it is measured how much longer this takes
+            self.worst_s = max(self.worst_s, loop.time() - before - TICK_S)
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
 
 
 @asynccontextmanager

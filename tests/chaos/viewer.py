@@ -121,6 +121,10 @@ class Viewer:
                 self._news.clear()
                 await self._news.wait()
 
+    async def sees(self, streams: Sequence[str]) -> None:
+        """Wait until each of these streams has shown something.  Raises TimeoutError."""
+        await self.until(lambda: all(self.streams[stream].offset for stream in streams))
+
     async def all_ended(self, streams: Sequence[str], within_s: float) -> bool:
         """Wait until every stream has ended here; False where time ran out."""
         left = set(streams)
