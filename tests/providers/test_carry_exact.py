@@ -124,6 +124,18 @@ async def test_the_recorded_second_half_of_a_run_fits_its_recorded_first(
         assert rest.usage == whole.usage  # that of the whole run
 
 
+async def test_events_that_a_server_tells_again_are_not_told_again(
+    server: WireServer, provider: OpenAIProvider
+) -> None:
+    """ "After" may be read as "from"; or the whole run is told whatever was asked for."""
+    wire = next(w for w in runs() if w.text and w.calls)
+    server.reply = run_of(wire.body, random.Random(1))
+    whole = await drain(provider, asked())
+    server.reply = Reply(wire.body)
+    for cut in range(1, len(whole.entries), 3):
+        assert same(whole.progress(cut), await drain(provider, asked(), None, whole.progress(cut)), wire)
+
+
 async def test_a_run_is_asked_for_at_the_responses_api_and_kept(server: WireServer, provider: OpenAIProvider) -> None:
     server.reply = Reply(runs()[0].body)
     outcome = await drain(provider, asked())

@@ -289,6 +289,18 @@ async def test_a_server_that_takes_the_rest_for_thinking_is_asked_in_another_way
     assert (rest.resumed, rest.text, rest.thinking) == (Resumed("prompted", "verified"), LOREM[60:], "")
 
 
+async def test_what_has_begun_is_not_tried_in_another_way(server: WireServer, shared: Providers) -> None:
+    """Its words are shown: only whoever knows what is shown by now can go on."""
+    begun = chat([LOREM[60:80]]).partition(b'data: {"choices": [{"index": 0, "delta": {}')[0]
+    server.reply = Reply(begun + b'data: {"error":{"type":"invalid_request_error","message":"no"}}\n\n')
+    server.requests.clear()
+    rest = await drain(shared["prefill"], asked(), None, Progress(LOREM[:60]))
+    assert (rest.resumed, rest.text) == (Resumed("prefill"), LOREM[60:80])
+    assert rest.error is not None
+    assert rest.error.code == "provider.invalid"
+    assert [got.path for got in server.requests if got.method == "POST"] == ["/chat/completions"]
+
+
 async def test_an_overloaded_provider_has_not_refused(server: WireServer, shared: Providers) -> None:
     server.reply = Reply(b"{}", 503, framing="length")
     server.requests.clear()
