@@ -8,14 +8,17 @@ Whatever happened, `close` leaves no process behind, and a node that ever logged
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import re
+import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.chaos.viewer import Address
-from tests.server import HOST, LOG_TAIL_BYTES, ServerFailed, ServerProcess
+from tests.server import HOST, LOG_TAIL_BYTES, POLL_S, ServerFailed, ServerProcess
 
 from everstream.settings import Settings
 from everstream.store.base import Store
@@ -84,6 +87,14 @@ class Nodes:
     async def kill(self, n: int) -> None:
         await asyncio.to_thread(self.servers[n].kill9)
 
+    async def kill_child(self, n: int, chance: random.Random, children: int) -> None:
+        """One of the nodes behind this one's port, once all of them are there."""
+        pid = self.servers[n].pid
+        async with asyncio.timeout(START_S):
+            while len(pids := _children(pid)) < children:
+                await asyncio.sleep(POLL_S)  # pause: between two looks at the processes
+        os.kill(chance.choice(pids), signal.SIGKILL)
+
     async def again(self, n: int) -> None:
         """Start a node that has ended, on the same port."""
         await asyncio.to_thread(self.servers[n].start, ready_within_s=START_S)
@@ -118,6 +129,10 @@ class Nodes:
     def quoted(self) -> str:
         """The ends of all logs, for a failure to quote."""
         return "".join(f"\n--- node {n}\n{server.log_text()[-3_000:]}" for n, server in enumerate(self.servers))
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @asynccontextmanager
