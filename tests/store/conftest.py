@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -48,11 +48,10 @@ class Place:
     """A store of one kind.  `seat` opens it for another node."""
 
     def __init__(
-        self, kind: str, make: Callable[[float], Store], server: StoreServer | None, group: Cluster | Sentinels | None
+        self, kind: str, make: Callable[[float], Store], servers: StoreServer | Cluster | Sentinels | None
     ) -> None:
         self.kind = kind
-        self.server = server
-        self.group = group
+        self._servers = servers
         self._make = make
         self._seats: list[Seat] = []
 
@@ -72,10 +71,10 @@ class Place:
         return found
 
     async def _urls(self) -> list[str]:
-        if self.group is not None:
-            return [f"redis://{server.address}" for server in await primaries(self.group)]
-        if self.server is not None:
-            return [self.server.unix_url]
+        if isinstance(self._servers, StoreServer):
+            return [self._servers.unix_url]
+        if self._servers is not None:
+            return [f"redis://{server.address}" for server in await primaries(self._servers)]
         store = self._seats[0].store
         assert isinstance(store, EmbeddedStore)
         return [store._url]
@@ -111,61 +110,56 @@ async def primaries(group: Cluster | Sentinels) -> list[Member]:
     return list(dict.fromkeys((await group.primaries()).values()))
 
 
-async def emptied(group: Cluster | Sentinels) -> None:
-    for server in await primaries(group):
+async def emptied(servers: Iterable[Member | StoreServer]) -> None:
+    for server in servers:
         await server.ask("FLUSHALL", "FUNCTION FLUSH")
 
 
 @pytest.fixture(scope="session", params=KINDS)
 def shared(  # type: ignore[misc]
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Cluster | Sentinels | None]:
-    """A kind of store, and the servers that all tests of it share, where starting them takes seconds."""
+) -> tuple[str, StoreServer | Cluster | Sentinels | None]:
+    """A kind of store, and the servers that all tests of it share."""
     kind = request.param
-    if kind not in ("cluster", "sentinel"):
+    if kind in ("memory", "embedded"):
         yield kind, None
         return
-    folder = tmp_path_factory.mktemp(kind)
-    group = Cluster(folder) if kind == "cluster" else Sentinels(folder)
+    folder = tmp_path_factory.mktemp("kind")
+    servers: StoreServer | Cluster | Sentinels
+    if kind in ("cluster", "sentinel"):
+        servers = Cluster(folder) if kind == "cluster" else Sentinels(folder)
+    else:
+        servers = StoreServer(server_binary(kind), folder)
     try:
-        asyncio.run(group.start())
-        yield kind, group
+        asyncio.run(servers.start())
+        yield kind, servers
     finally:
-        group.close()
+        servers.close()
 
 
 @pytest.fixture
-async def place(shared: tuple[str, Cluster | Sentinels | None], tmp_path: Path) -> AsyncIterator[Place]:
-    kind, group = shared
-    server = None
-    if kind == "memory":
-        make = memory_maker()
-    elif kind == "embedded":
+async def place(shared: tuple[str, StoreServer | Cluster | Sentinels | None], tmp_path: Path) -> AsyncIterator[Place]:
+    kind, servers = shared
+    url = ""
+    if isinstance(servers, StoreServer):
+        await emptied([servers])
+        url = servers.tcp_url if kind == "tcp" else servers.unix_url
+    elif servers is not None:
+        await emptied(await primaries(servers))
+        url = servers.url
+    # Those under Sentinels also have everything acknowledged by a replica, which may take its time.
+    acks = "replica" if kind == "sentinel" else "primary"
 
-        def make(request_ttl_s: float) -> Store:
+    def make(request_ttl_s: float) -> Store:
+        if servers is None:
             return EmbeddedStore(tmp_path / "data", None, request_ttl_s=int(request_ttl_s))
-    elif group is not None:
-        # Those under Sentinels also have everything acknowledged by a replica, which may take its time.
-        acks = "replica" if kind == "sentinel" else "primary"
-        group_url = group.url
-        await emptied(group)
+        return ValkeyStore(url, request_ttl_s=int(request_ttl_s), acks=acks, acks_timeout_ms=5_000)
 
-        def make(request_ttl_s: float) -> Store:
-            return ValkeyStore(group_url, request_ttl_s=int(request_ttl_s), acks=acks, acks_timeout_ms=5_000)
-    else:
-        server = await StoreServer(server_binary(kind), tmp_path).start()
-        url = server.tcp_url if kind == "tcp" else server.unix_url
-
-        def make(request_ttl_s: float) -> Store:
-            return ValkeyStore(url, request_ttl_s=int(request_ttl_s))
-
-    place = Place(kind, make, server, group)
+    place = Place(kind, memory_maker() if kind == "memory" else make, servers)
     try:
         yield place
     finally:
         await place.close()
-        if server is not None:
-            server.kill()
 
 
 @pytest.fixture

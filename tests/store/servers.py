@@ -62,6 +62,9 @@ class StoreServer:
         """Replies to plain commands."""
         return await ask(Address(host=HOST, port=self.port, password=self._password), *commands, timeout_s=5)
 
+    def close(self) -> None:
+        self.kill()
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()

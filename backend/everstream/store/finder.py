@@ -65,7 +65,8 @@ class SentinelFinder:
 class ClusterFinder:
     """Asks one node after another for the map, a different one every time, and those that did not answer last.
 
-    It begins with the given addresses, and knows all nodes of the last map too.
+    It begins with the given addresses, and knows all nodes of the last map too.  A node that is cut off from the
+    others may still believe in an old map, and knows that something is wrong: it is believed if nobody is in order.
     """
 
     def __init__(self, address: Address, slots: Sequence[int], timeout_s: float) -> None:
@@ -81,19 +82,25 @@ class ClusterFinder:
         late = self._silent | {spot for spot in self._known if f"{spot[0]}:{spot[1]}" == suspect}
         every = list(dict.fromkeys((*self._known, *self._address.spots)))
         problem: Exception | None = None
+        doubtful: tuple[SlotTable, Spot] | None = None
         for spot in sorted(every, key=late.__contains__):
             try:
                 # Not as one word: then redis-py would parse the reply, in some of its versions.
-                table = await self._client(spot).execute_command("CLUSTER", "SLOTS")
+                client = self._client(spot)
+                table = await client.execute_command("CLUSTER", "SLOTS")
+                state = await client.execute_command("CLUSTER", "INFO")
             except FAILURES as error:
                 problem = error
                 self._silent.add(spot)
                 continue
             self._silent.discard(spot)
-            found = self._placed(table, spot)
-            if len(found) == len(self._slots):
-                await self._learn(table, spot)
-                return found
+            if len(self._placed(table, spot)) < len(self._slots):
+                continue
+            if b"cluster_state:ok" in state:
+                return await self._learnt(table, spot)
+            doubtful = doubtful or (table, spot)
+        if doubtful is not None:
+            return await self._learnt(*doubtful)
         if isinstance(problem, AuthenticationError):
             raise StoreUnavailable("the store refused the user name or password in its address") from problem
         if isinstance(problem, ResponseError):
@@ -120,13 +127,15 @@ class ClusterFinder:
                     found.append(_spot(primary, said_by))
         return found
 
-    async def _learn(self, table: SlotTable, said_by: Spot) -> None:
+    async def _learnt(self, table: SlotTable, said_by: Spot) -> list[Spot]:
+        """Believe it."""
         spots = dict.fromkeys(_spot(node, said_by) for _, _, *nodes in table for node in nodes)
         self._known = [spot for spot in self._known if spot in spots]
         self._known += [spot for spot in spots if spot not in self._known]
         self._silent &= {*self._known, *self._address.spots}
         for spot in [spot for spot in self._clients if spot not in spots]:
             await self._clients.pop(spot).aclose()
+        return self._placed(table, said_by)
 
     async def close(self) -> None:
         for client in self._clients.values():
