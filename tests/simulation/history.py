@@ -13,13 +13,14 @@ from itertools import accumulate
 
 import everstream.core.log as log_module
 from everstream.core.summary import fold
-from tests.simulation.node import PATIENCE_STEPS, Node
+from tests.simulation.node import Node
 from tests.simulation.reader import Reader
+from tests.simulation.succession import Succession
 from tests.simulation.truth import Broken
-from tests.simulation.weather import weights
-from tests.simulation.world import STREAMS, World
+from tests.simulation.weather import NEEDS_THE_STORE, weights
+from tests.simulation.world import STREAMS
 
-FAULTY_STEPS = 420
+FAULTY_STEPS = 480
 CALM_ROUNDS_MAX = 120
 STEPS_PER_ROUND = 4
 
@@ -33,14 +34,13 @@ class Cancel:
     fence: int | None = None
 
 
-class History(World):
+class History(Succession):
     def __init__(self, seed: int, *, trace: bool = False) -> None:
         super().__init__(seed, trace=trace)
-        self.orphans: list[tuple[Node, str, str]] = []  # what keepers saw, a while ago
         self.cancels: list[Cancel] = []
         self.ended_at: dict[str, int] = {}
         chances = weights(self.rnd, storm=self.profile.storm)
-        self._acts = [getattr(self, name) for name in chances]
+        self._acts = [(getattr(self, name), name in NEEDS_THE_STORE) for name in chances]
         self._weights = list(accumulate(chances.values()))
 
     # ------------------------------------------------------------------ faults
@@ -55,6 +55,7 @@ class History(World):
         self.disk = self.replica
         self.replica = self.disk.copy()
         self.witness.failed_over(old, self.disk, holders)
+        self.leases_lost_at = self.step
         self.happened["failover"] += 1
         if self.trace:
             tails = {stream: (old.records[stream].tail, r.tail) for stream, r in self.disk.records.items()}
@@ -87,7 +88,8 @@ class History(World):
 
     def a_node_wakes(self) -> None:
         for node in self.nodes:
-            node.paused = False
+            if node.paused:
+                node.paused, node.awake_since = False, self.step
 
     def a_node_starts(self) -> None:
         """In a dead one's place, with another name and nothing in memory."""
@@ -97,46 +99,9 @@ class History(World):
                     self.cut(link)
                 if node.flight is not None and node.flight.replies is None and self.chance(0.3):
                     self.strays.append(node.flight)
-                self.nodes[i] = self._new_node()
+                self.nodes[i] = self._new_node(gateway=node.gateway)
                 self.say("%s starts in place of %s", self.nodes[i].name, node.name)
                 return
-
-    def a_drain(self) -> None:
-        """A stream is adopted from a leader that is alive and at work."""
-        record = self.disk.records.get(self.rnd.choice(STREAMS))
-        node = self._usable()
-        if record is not None and node is not None and record.leader != node.name:
-            stream = next(stream for stream, r in self.disk.records.items() if r is record)
-            node.adopt(stream, record.leader)
-
-    # ------------------------------------------------------------------ keepers
-
-    def a_keeper_looks(self) -> None:
-        node = self._usable()
-        if node is not None:
-            self.look(node)
-
-    def look(self, node: Node) -> None:
-        """Which streams have no leader?  Those of the dead and sleeping, and ours that we do not lead.
-
-        The store may name us by mistake: it forgot, in a failover, that another adopted this stream.  That other one
-        gets a while to say so.
-        """
-        living = {other.name for other in self.nodes if other.usable}
-        for stream, record in self.disk.records.items():
-            if record.ended or record.leader in living - {node.name} or node.leads(stream):
-                continue
-            if record.leader == node.name:
-                since = node.disowned.setdefault(stream, self.step)
-                if self.step - since <= PATIENCE_STEPS:
-                    continue
-            self.orphans.append((node, stream, record.leader))
-
-    def a_keeper_adopts(self) -> None:
-        if self.orphans:
-            node, stream, leader = self.orphans.pop()
-            if node.usable:
-                node.adopt(stream, leader)
 
     # ------------------------------------------------------------------ cancel, fold, forget
 
@@ -202,7 +167,10 @@ class History(World):
         try:
             total = self._weights[-1]
             for self.step in range(1, FAULTY_STEPS + 1):
-                self._acts[bisect(self._weights, self.rnd.random() * total)]()
+                self.leases_are_renewed()
+                act, needs_the_store = self._acts[bisect(self._weights, self.rnd.random() * total)]
+                if not (needs_the_store and self.away):
+                    act()
             self._agreement()
             self._calm_down()
             self.say("--- calm: %s excused, %s at risk", self.witness.excused, self.witness.at_risk)
@@ -216,6 +184,11 @@ class History(World):
 
     def _calm_down(self) -> None:
         self.calm = True
+        self.away_until = min(self.away_until, self.step)
+        for node in self.nodes:
+            if node.resting:
+                node.alive = False
+                self._leaves(node)
         while not all(node.alive for node in self.nodes):
             self.a_node_starts()
         for reader in self.readers:
@@ -233,6 +206,8 @@ class History(World):
             for stream in list(node.led):
                 for _ in range(3):
                     node.speak(stream)
+                if node.led[stream].halted:
+                    node.leave(stream)
             flight = node.flight or node.send(probe=True)
             if flight is not None:
                 if flight.replies is None:
@@ -241,6 +216,10 @@ class History(World):
             for stream in [stream for stream in node.logs if stream not in node.led]:
                 node.check_position(stream)
             self.look(node)
+        while self.transfers:
+            self.a_transfer_arrives()
+        while self.hints:
+            self.a_hint_arrives()
         while self.orphans:
             self.a_keeper_adopts()
         while self.pushes:

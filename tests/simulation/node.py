@@ -17,42 +17,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from everstream.core.attempts import vain_attempts
 from everstream.core.cursor import Cursor, runs
-from everstream.core.events import (
-    CONTENT,
-    Continuation,
-    DeltaRefusal,
-    DeltaText,
-    DeltaThinking,
-    DeltaToolCall,
-    EndReason,
-    Event,
-    FirstToken,
-    HeadersReceived,
-    LastToken,
-    Metrics,
-    Phase,
-    RequestStart,
-    Seam,
-    StreamEnd,
-    Usage,
-)
+from everstream.core.events import Phase, SeamReason
 from everstream.core.log import Log, Offer, Verdict
-from everstream.store.base import Head, Push, Reply, Write
+from everstream.store.base import Head, Push, Reply, State, Write
+from tests.simulation.generation import ATTEMPTS, Generation
 from tests.simulation.reader import Link, Snapshot, Subscribed
-from tests.simulation.truth import next_content
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 PATIENCE_STEPS = 60
-BUDGET_CHARS = 70  # uncommitted, per stream: then the provider is not read any more
-_USAGE = Usage(1, 1, 2, "estimated")
-_METRICS = Metrics(None, None, 1.0, None)
-
-
-def stream_end(reason: EndReason) -> StreamEnd:
-    return StreamEnd(reason, "stop" if reason == "complete" else None, _USAGE, None, _METRICS, None, [])
 
 
 @dataclass(slots=True, eq=False)
@@ -66,13 +42,21 @@ class Flight:
 
 
 class Node:
-    def __init__(self, name: str, world: World) -> None:
+    def __init__(self, name: str, world: World, *, gateway: bool) -> None:
         self.name = name
         self.world = world
+        self.gateway = gateway  # it serves readers and leads nothing
         self.alive = True
         self.paused = False
+        self.resting = False  # it goes: it takes nothing more, and hands over what it leads
+        self.late = False  # the store is, and readers do not wait for it
+        self.awake_since = world.step
+        self.renewed_at: int | None = None
+        self.first_renewed_at: int | None = None
+        self.doubts_until = 0  # it was cut off itself: till then it takes nobody for dead
+        self.settled = False  # as it last renewed its lease
         self.logs: dict[str, Log] = {}
-        self.led: dict[str, str] = {}  # stream -> the letter of this reign, which marks its pieces
+        self.led: dict[str, Generation] = {}
         self.told_off: dict[str, int] = {}  # position checks: since when the store holds less than we do
         self.disowned: dict[str, int] = {}  # since when the store names us the leader of what we do not lead
         self.cancels: set[str] = set()
@@ -86,53 +70,40 @@ class Node:
     def leads(self, stream: str) -> bool:
         return stream in self.led and not self.logs[stream].fenced
 
+    # ------------------------------------------------------------------ the lease
+
+    def renew(self) -> None:
+        """As often as it is due, and before each search for orphans."""
+        world = self.world
+        if self.gateway or world.away:
+            return
+        now = world.step
+        if self.first_renewed_at is None:
+            self.first_renewed_at = now
+        elif self.renewed_at is not None and now - self.renewed_at > world.cut_off_steps:
+            self.doubts_until = now + world.lease_steps
+        settled = world.disk.renew(self.name, world.lease_steps)
+        self.renewed_at = now
+        self.settled = settled and now >= self.doubts_until
+
     # ------------------------------------------------------------------ leading
 
-    def lead(self, stream: str, log: Log) -> None:
+    def lead(self, stream: str, log: Log, due: SeamReason | None) -> Generation:
         self.put(log)
-        self.led[stream] = self.world.letter()
+        generation = self.led[stream] = Generation(self.world, self.name, log, due)
+        return generation
 
     def speak(self, stream: str) -> None:
-        """The provider has something to say, if the budget of what is uncommitted lets us read it."""
-        log = self.logs[stream]
-        if log.closed or log.fenced:
-            return
-        if stream in self.cancels:
-            log.append(stream_end("cancelled"))
-            self.world.say("%s ends %s: cancelled at %d", self.name, stream, log.tail)
-            return
-        if log.pending_chars >= BUDGET_CHARS:
-            return
-        event = self._next(stream, log)
-        log.append(event)
-        self.world.say("%s appends %s %d %s", self.name, stream, log.tail, event)
+        self.led[stream].speak(cancelled=stream in self.cancels)
+        if self.late or self.world.profile.delivery == "eager":
+            self.reveal(stream)
 
-    def _next(self, stream: str, log: Log) -> Event:
-        phase = log.phase
-        if phase is Phase.NEW:
-            return RequestStart("scripted/any", self.world.step)
-        if phase is Phase.REQUESTED:
-            return HeadersReceived(self.world.step)
-        if phase is Phase.ANSWERED:
-            return FirstToken(1.0)
-        if phase is Phase.SPENT:
-            return stream_end("complete")
-        said = next_content(log.entries)
-        script = self.world.scripts[stream]
-        if phase is Phase.CARRIED and self.world.chance(0.2):
-            return HeadersReceived(self.world.step)
-        if said == len(script):
-            return LastToken()
-        kind = script[said]
-        mark = f"{said + 1}{self.led[stream]} "
-        if kind == "x":
-            return DeltaThinking(mark)
-        if kind == "r":
-            return DeltaRefusal(mark)
-        if kind == "t":
-            return DeltaText(mark)
-        first = script[:said].count(kind) == 0
-        return DeltaToolCall(int(kind), mark, f"call{kind}" if first else None, "tool" if first else None)
+    def reveal(self, stream: str) -> None:
+        """Show all there is, stored or not."""
+        log = self.logs[stream]
+        if log.reveal():
+            self.world.witness.revealed(log, self.world.disk.records.get(stream))
+            self.world.happened["reveal"] += 1
 
     def send(self, *, probe: bool) -> Flight | None:
         """Group commit: every dirty stream in one call.  `probe`: and an empty write for each of the others.
@@ -146,20 +117,25 @@ class Node:
             log = self.logs[stream]
             if log.fenced or not (log.dirty or probe):
                 continue
-            entries = list(log.pending())
-            ends = bool(entries) and isinstance(entries[-1], StreamEnd)
             logs.append(log)
-            writes.append(Write(stream, log.epochs, log.acked, entries, ends, self.name, b"meta"))
+            writes.append(self._write(log))
         if not writes:
             return None
         self.flight = Flight(self, logs, writes)
         return self.flight
 
+    def _write(self, log: Log) -> Write:
+        base, entries = log.acked, list(log.pending())
+        marks = {at: mark for at, mark in log.marks.items() if base < at <= base + len(entries)}
+        ends = log.closed and 0 < len(entries) == log.tail - base
+        return Write(log.stream, log.epochs, base, entries, ends, self.name, b"meta", marks)
+
     def receive(self, flight: Flight) -> None:
         self.flight = None
+        self.late = False
         assert flight.replies is not None
-        for log, reply in zip(flight.logs, flight.replies, strict=True):
-            if self.logs.get(log.stream) is not log:
+        for log, write, reply in zip(flight.logs, flight.writes, flight.replies, strict=True):
+            if self.logs.get(log.stream) is not log or log.epochs is not write.epochs:
                 continue
             if reply.cancelled:
                 self.cancels.add(log.stream)
@@ -174,35 +150,61 @@ class Node:
         self.world.say("%s steps down from %s", self.name, stream)
         self.led.pop(stream, None)
         self.world.leader_lost(stream, self)
-        self.reload(stream)
+        if not self.world.away:  # else the next position check finds it out
+            self.reload(stream)
+
+    # ------------------------------------------------------------------ changes of leader
 
     def adopt(self, stream: str, leader: str) -> None:
-        world = self.world
-        reply_lost = world.fails(world.profile.lost_reply)
-        state = world.adopt(stream, leader, self)
-        if state is None or reply_lost:
-            return
-        log = Log(stream, state.head.epochs, state.entries, base=state.head.base, summary=state.summary)
-        self.disowned.pop(stream, None)
-        self.lead(stream, log)
-        if state.head.cancelled:
-            self.cancels.add(stream)
-        self.open_reign(log)
-        if stream in self.cancels or world.chance(0.1):
-            log.append(stream_end("cancelled" if stream in self.cancels else "interrupted"))
+        reply_lost = self.world.fails(self.world.profile.lost_reply)
+        state = self.world.adopt(stream, leader, self)
+        if state is not None and not reply_lost:
+            self.carry_on(state)
 
-    def open_reign(self, log: Log) -> None:
-        """The adopter's first entry says that another carries on, and how."""
-        restart = not any(isinstance(entry, DeltaText | DeltaRefusal) for entry in log.entries)
-        restart = restart and any(isinstance(entry, CONTENT) for entry in log.entries)
-        how: Continuation | None = None
-        if log.phase is Phase.SPENT or log.stream in self.cancels:
-            pass  # only the end follows
-        elif restart and self.world.chance(0.5):
-            how = "restart"
+    def carry_on(self, state: State) -> None:
+        """Go on with a stream that this node has just adopted; its seam waits for the provider."""
+        head, world = state.head, self.world
+        log = Log(head.stream, head.epochs, state.entries, base=state.after, summary=state.summary, marks=state.marks)
+        self.disowned.pop(head.stream, None)
+        generation = self.lead(head.stream, log, "drain" if head.handed else "node_lost")
+        if head.cancelled:
+            self.cancels.add(head.stream)
+        world.witness.trailed(log, world.runs)
+        over = vain_attempts(log.entries, log.base, log.epochs) > ATTEMPTS
+        if head.stream in self.cancels:
+            generation.end("cancelled")
+        elif log.phase is Phase.SPENT:
+            generation.end("complete")
+        elif head.handed and not log.tail:
+            generation.due = None  # it has only just been made
+            generation.begin()
         else:
-            how = "prefill"
-        log.append(Seam(log.epoch, log.total().attempts + 1, "node_lost", how, None, self.name))
+            world.witness.judged(log, over=over, bound=ATTEMPTS)
+            if over or world.chance(0.05):
+                world.happened["in vain"] += over
+                generation.end("interrupted")
+            else:
+                generation.begin()
+
+    def named(self, stream: str) -> None:
+        """A hint: the store names this node the leader."""
+        if stream in self.led:
+            return
+        if not self.resting:
+            self.adopt(stream, self.name)
+            return
+        head = self.world.disk.head(stream)
+        if head is not None and head.leader == self.name:
+            self.world.transfer(self, stream, head.epochs[-1][0])
+
+    def leave(self, stream: str) -> None:
+        """Stop leading by consent, once all is stored: from now on what comes is pushed."""
+        log = self.logs[stream]
+        if log.dirty or log.fenced:
+            return
+        del self.led[stream]
+        self.world.say("%s leaves %s at %d", self.name, stream, log.tail)
+        self.world.leaves(self, stream, log.epoch)
 
     # ------------------------------------------------------------------ following
 
@@ -298,7 +300,7 @@ class Node:
     def ask_if_behind(self, link: Link) -> None:
         """Rule 5."""
         log = self.logs[link.stream]
-        if not log.knows_less_than(link.seen):
+        if self.world.away or not log.knows_less_than(link.seen):
             return
         if link.stream not in self.led:
             self.heal(link.stream)
@@ -313,6 +315,8 @@ class Node:
         waited = self.world.step - link.since
         link.cursor = None
         if log.knows_less_than(link.seen):
+            if self.world.away:
+                return
             ours = self.leads(link.stream) and link.seen.epoch <= log.epoch  # our own next commit will tell
             if ours or waited <= PATIENCE_STEPS:
                 self.world.happened["wait"] += 1

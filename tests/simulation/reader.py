@@ -2,7 +2,7 @@
 
 It knows its position `(epoch, offset)` and what the frames so far add up to.  A frame with `after == offset` is
 applied, one with `upto <= offset` ignored, one with `after > offset` is a hole: it subscribes again from where it is.
-A seam sets the epoch; a snapshot replaces everything.
+A frame that names an epoch sets it; a snapshot replaces everything.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from everstream.core.cursor import Cursor, Run
-from everstream.core.events import Event, Seam
+from everstream.core.events import Event, RequestStart, Seam
 from everstream.core.log import Position
 from everstream.core.summary import NOTHING, Summary, fold
 from tests.simulation.truth import Broken, Witness
@@ -93,7 +93,7 @@ class Reader:
             raise Broken(f"{self.name} at {self.offset} was sent ({run.after}, {run.upto}]")
         if self.summary.end is not None:
             raise Broken(f"{self.name} was sent ({run.after}, {run.upto}] after the end")
-        if isinstance(run.event, Seam):
+        if isinstance(run.event, Seam | RequestStart):
             if run.event.epoch < self.epoch:
                 raise Broken(f"{self.name}: the epoch went from {self.epoch} to {run.event.epoch}")
             self.epoch = run.event.epoch

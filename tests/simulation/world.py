@@ -13,7 +13,8 @@ from everstream.core.cursor import Run
 from everstream.core.log import Log, Verdict
 from everstream.store.base import Push, State
 from everstream.store.memory import Disk
-from tests.simulation.node import BUDGET_CHARS, PATIENCE_STEPS, Flight, Node
+from tests.simulation.generation import BUDGET_CHARS
+from tests.simulation.node import PATIENCE_STEPS, Flight, Node
 from tests.simulation.reader import Link, Reader
 from tests.simulation.truth import Broken, Witness
 from tests.simulation.weather import Profile
@@ -24,6 +25,7 @@ NODES = 4
 PUSHES_MAX = 200  # on their way at once; more are lost
 EVENT_CHARS = 32  # what an entry without text counts as
 REQUEST_TTL_MS = 10_000
+FIRST_LETTER = 0x4E00  # a run of a provider has one, and there may be thousands in a history
 
 
 class World:
@@ -35,11 +37,13 @@ class World:
         self.profile = Profile.drawn(rnd)
         self.disk = Disk(lambda: self.step)
         self.replica = self.disk.copy()
+        self.away_until = 0  # the store cannot be reached by anybody till then
         self.witness = Witness(STREAMS)
         self.scripts = {stream: self._script() for stream in STREAMS}
-        self._letters = 0
+        self.runs: dict[str, int] = {}  # a provider's runs, by their letters: after how many pieces each began
         self._incarnations = 0
-        self.nodes = [self._new_node() for _ in range(NODES)]
+        self.nodes = [self._new_node(gateway=i < self.profile.gateways) for i in range(NODES)]
+        self.hints: list[tuple[str, str]] = []  # (node, stream): on their way to whoever was named a leader
         self.pushes: list[tuple[Node, Push]] = []
         self.strays: list[Flight] = []  # requests that their sender gave up, and that arrive later all the same
         self.readers = [
@@ -65,8 +69,11 @@ class World:
         return not self.calm and p > 0 and self.rnd.random() < p
 
     def letter(self) -> str:
-        self._letters += 1
-        return chr(97 + self._letters % 26)
+        return chr(FIRST_LETTER + len(self.runs))
+
+    @property
+    def away(self) -> bool:
+        return self.step < self.away_until
 
     def say(self, text: str, *values: object) -> None:
         if self.trace:
@@ -75,9 +82,9 @@ class World:
     def broken(self, text: str) -> None:
         raise Broken(text)
 
-    def _new_node(self) -> Node:
+    def _new_node(self, *, gateway: bool) -> Node:
         self._incarnations += 1
-        return Node(f"n{self._incarnations}", self)
+        return Node(f"n{self._incarnations}", self, gateway=gateway)
 
     def _usable(self) -> Node | None:
         usable = [node for node in self.nodes if node.usable]
@@ -98,9 +105,19 @@ class World:
 
     def _create(self, stream: str) -> None:
         node = self.rnd.choice(self.nodes)
-        made = self.disk.create(stream, f"q_{stream}", b"meta", node.name, REQUEST_TTL_MS)
-        self.witness.reigns_anew(stream, made.epochs, self.step)
-        node.lead(stream, Log(stream, made.epochs))
+        leader = self.rnd.choice([other for other in self.nodes if not other.gateway]).name if node.gateway else ""
+        made = self.disk.create(stream, f"q_{stream}", b"meta", node.name, REQUEST_TTL_MS, leader)
+        self.witness.reigns_anew(stream, made.epochs, 0, self.step)
+        if leader:
+            self.witness.handed[stream] = True
+            self.hint(leader, stream)
+            node.reload(stream)
+        else:
+            node.lead(stream, Log(stream, made.epochs), None).begin()
+
+    def hint(self, node: str, stream: str) -> None:
+        if not self.fails(self.profile.lost_hint):
+            self.hints.append((node, stream))
 
     def a_token(self) -> None:
         node = self._usable()
@@ -110,12 +127,29 @@ class World:
             if not node.logs[stream].closed:  # the end is not held back
                 self._within_budget(node.logs[stream])
 
+    def a_call_breaks(self) -> None:
+        node = self._usable()
+        if node is not None and node.led:
+            self.rnd.choice(list(node.led.values())).break_off()
+
+    def a_patience_ends(self) -> None:
+        """A commit takes too long: readers go on without the store."""
+        node = self._usable()
+        if node is None or self.profile.delivery != "available":
+            return
+        waiting = [stream for stream in node.logs if node.logs[stream].dirty and stream in node.led]
+        node.late = node.late or bool(waiting)
+        for stream in waiting:
+            node.reveal(stream)
+
     def _within_budget(self, log: Log) -> None:
+        if self.profile.delivery != "committed":
+            return  # what is shown is not what is stored
         waiting = log.entries[log.committed - log.base :]
         chars = sum(
             len(getattr(e, "text", None) or getattr(e, "arguments", None) or " " * EVENT_CHARS) for e in waiting
         )
-        if chars > BUDGET_CHARS + EVENT_CHARS:
+        if chars > BUDGET_CHARS + 2 * EVENT_CHARS:
             raise Broken(f"{log.stream}: {chars} characters wait to be committed")
 
     def a_commit_leaves(self) -> None:
@@ -257,10 +291,24 @@ class World:
             link.reader.waiting = False
 
     def adopt(self, stream: str, leader: str, node: Node) -> State | None:
+        drain = self.witness.handed.get(stream, False)
         state = self.disk.adopt(stream, leader, node.name)
         self.say("%s adopts %s from %s: %s", node.name, stream, leader, state and state.head.epochs)
         if state is not None:
-            self.happened["adoption"] += 1
-            self.witness.reigns_anew(stream, state.head.epochs, self.step)
+            self.happened["heir" if drain else "adoption"] += 1
+            self.witness.reigns_anew(stream, state.head.epochs, state.head.tail, self.step)
             self.witness.leader_lost(stream)
         return state
+
+    # ------------------------------------------------------------------ what `succession` knows
+
+    lease_steps: int
+    cut_off_steps: int
+
+    def leaves(self, node: Node, stream: str, epoch: int) -> None:
+        """A leader goes by consent."""
+        raise NotImplementedError
+
+    def transfer(self, node: Node, stream: str, epoch: int) -> None:
+        """Whoever was named a leader names another."""
+        raise NotImplementedError

@@ -106,6 +106,7 @@ class RequestStart(Event, frozen=True, gc=False, tag="request_start"):
     at: int
     session: str | None = None
     turn: str | None = None
+    epoch: int = 0  # the reign that begins with this entry, as a seam says it of a later one; 0 where nobody says it
 
 
 class HeadersReceived(Event, frozen=True, gc=False, tag="headers_received"):

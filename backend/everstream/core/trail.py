@@ -40,7 +40,10 @@ class Trail:
     def seam(self, seam: Seam, content_at: int) -> None:
         """Another run may begin here; `content_at` is the offset of the last content before it, 0 for none."""
         how = seam.continuation
-        if how == "exact" or how is None:
+        if how is None:
+            return
+        if how == "exact":  # what was said after the last ids is not said again, so neither are its ids
+            self.whole = self.whole and self.tokens_at == content_at
             return
         self.cursor, self.cursor_at = None, 0
         if how == "prefill" and self.whole and self.tokens_at == content_at:
