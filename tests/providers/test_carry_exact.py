@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -300,6 +301,22 @@ async def test_a_run_that_is_not_wanted_before_it_has_a_name_is_cancelled_when_i
     await asyncio.wait_for(named.wait(), 5)
     name = json.loads(body.partition(b"data:")[2].partition(b"\n")[0])["response"]["id"]
     assert server.requests[-1].path == f"/responses/{name}/cancel"
+
+
+async def test_a_server_that_does_not_number_its_events_leaves_no_mark(
+    server: WireServer, provider: OpenAIProvider
+) -> None:
+    wire = next(wire for wire in runs() if wire.text)
+    for named in (rb'"sequence_number": ?\d+', rb'"(sequence_number|id)": ?[^,}]+'):
+        body = re.sub(named, b'"x":1', wire.body)
+        server.reply = Reply(body, hang_after=len(body) - 600)
+        batches = provider.generate(asked())
+        outcome = Outcome()
+        while not outcome.text:  # which does not wait for the end
+            outcome.take(await asyncio.wait_for(anext(batches), 5))
+        assert wire.text.startswith(outcome.text)
+        assert outcome.marks == {}
+        await batches.aclose()
 
 
 async def test_what_another_provider_left_is_not_taken_for_a_run(provider: OpenAIProvider) -> None:

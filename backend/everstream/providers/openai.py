@@ -305,10 +305,10 @@ class OpenAIProvider(HttpProvider):
                 if not data:
                     break
                 opened.first += data
-                namer.feed(data)
-        except read_errors() as error:
-            await opened.close()
-            raise connection_error(self.name, error) from None
+                if namer.feed(data):
+                    break  # the answer has begun: a server that gives it no name
+        except read_errors():
+            pass  # whoever reads on meets the same failure, behind the headers that have come
         except BaseException:
             opened.abort()
             raise

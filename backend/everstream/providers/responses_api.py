@@ -198,9 +198,9 @@ class Run(msgspec.Struct, omit_defaults=True):
 class ResponsesFold:
     """One streamed response: bytes to events.  A `http_answer.Fold`.
 
-    With a `run`, new or read before, each batch that has something to show ends with a mark, and the one that has the
-    run's name begins with one.  `failed` is told the run's name where the provider says that it has come to nothing,
-    or says nothing but an error.
+    With a `run`, new or read before, and events that are numbered, each batch that has something to show ends with a
+    mark, and the one that has the run's name begins with one.  `failed` is told the run's name where the provider says
+    that it has come to nothing, or says nothing but an error.
     """
 
     def __init__(
@@ -243,11 +243,12 @@ class ResponsesFold:
                 run.after = event.sequence_number
             if not run.response and event.response is not None and event.response.id:
                 run.response = event.response.id
-                marks.append(Mark(cursor=msgspec.to_builtins(run)))
+                if run.after >= 0:
+                    marks.append(Mark(cursor=msgspec.to_builtins(run)))
         batch = self._fold(fresh)
         if run.response and (self._gave_up or (self.trouble is not None and not self._batch.shown)):
             self._failed_run(run.response)
-        if run.response and batch and not self.ended and self.trouble is None:
+        if run.response and run.after >= 0 and batch and not self.ended and self.trouble is None:
             run.parts = list(self._streamed)
             run.calls = [(where, index, filled) for where, (index, filled) in self._calls.items()]
             batch.append(Mark(cursor=msgspec.to_builtins(run)))
