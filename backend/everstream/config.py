@@ -157,7 +157,7 @@ def effective(loaded: Loaded) -> dict[str, str | int | float | bool | None]:
 def mask_url(url: str) -> str:
     """The same URL, well formed or not, without the password that it may carry before the host or in its query."""
     masked = re.sub(r"(?s)^((?:.*?://)?[^:@]*):.*@", rf"\1:{MASK}@", url)
-    return re.sub(r"([?&]password=)[^&]*", rf"\1{MASK}", masked)
+    return re.sub(r"([?&](?:sentinel_)?password=)[^&]*", rf"\1{MASK}", masked)
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> str:

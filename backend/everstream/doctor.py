@@ -33,6 +33,7 @@ from everstream.settings import Settings
 from everstream.store import embedded
 from everstream.store.base import StoreUnavailable
 from everstream.store.resp import ServerError, ask, parse_info, parse_url
+from everstream.store.urls import store_of
 
 if sys.platform != "win32":
     import resource
@@ -222,10 +223,12 @@ async def check_store(settings: Settings) -> Finding:
         advice = "Use it to try things out; embedded:// keeps streams at no more trouble."
         return Finding("store", Verdict.WARNING, "memory: every stream is gone with the server", advice)
     shown = mask_url(settings.store)
+    if "+" in settings.store.partition("://")[0]:
+        return await _check_several(settings, shown)
     try:
         (text,) = await ask(parse_url(settings.store), "INFO", timeout_s=STORE_WAIT_S)
     except ValueError:
-        advice = "Use embedded://, redis://host:port/db, rediss://host:port/db or unix:///path."
+        advice = "Use embedded://, redis://host:port/db, unix:///path, redis+cluster:// or redis+sentinel://."
         return Finding("store", Verdict.PROBLEM, f"{shown} is no store that can be used", advice)
     except ServerError as error:
         advice = "Check user and password in the URL: redis://user:password@host:port/db."
@@ -235,6 +238,17 @@ async def check_store(settings: Settings) -> Finding:
         reason = str(error) or f"no answer within {STORE_WAIT_S:.0f} s"
         return Finding("store", Verdict.PROBLEM, f"{shown} does not answer: {reason}", advice)
     return _judge_server(shown, parse_info(text))
+
+
+async def _check_several(settings: Settings, shown: str) -> Finding:
+    """Open it as a server would: a cluster and a group under Sentinels have no single server to be asked."""
+    try:
+        store = store_of(settings)
+        await store.open("n_doctor", lambda push: None, lambda message: None)
+        await store.close()
+    except StoreUnavailable as error:
+        return Finding("store", Verdict.PROBLEM, error.message, "Mend that; OPERATIONS.md says how stores are set up.")
+    return Finding("store", Verdict.OK, f"{shown} can be used")
 
 
 async def _check_embedded(settings: Settings) -> Finding:

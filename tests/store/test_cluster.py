@@ -17,7 +17,9 @@ from tests.store.test_faults import persisted, refusal
 
 from everstream.core.events import DeltaText
 from everstream.core.lease import Epochs
-from everstream.core.log import Verdict
+from everstream.core.log import Verdict as Word
+from everstream.doctor import Verdict, check_store
+from everstream.settings import Settings
 from everstream.store.base import StoreUnavailable, Write
 from everstream.store.valkey import ValkeyStore
 
@@ -90,8 +92,8 @@ class Author:
                     self.failures += 1
                     await asyncio.sleep(0.02)  # pause: between two tries
                     continue
-                assert reply.verdict is not Verdict.FENCED
-                self.gaps += reply.verdict is Verdict.GAP
+                assert reply.verdict is not Word.FENCED
+                self.gaps += reply.verdict is Word.GAP
                 self.acked = reply.tail
 
     async def go_on(self, stop: asyncio.Event) -> None:
@@ -300,7 +302,7 @@ async def test_a_commit_says_whether_a_replica_has_it(cluster: Cluster) -> None:
         repeat = Write(author.stream, author.epochs, author.acked - 1, [DeltaText("b")], False, "n_one")
         await primary.ask("CLIENT KILL TYPE normal")
         (reply,) = await persisted(lambda: seat.store.commit([repeat]))
-        assert reply.verdict is Verdict.OK
+        assert reply.verdict is Word.OK
         assert not reply.copied, "a repeat on a new connection must ask about what the first one wrote"
 
         cluster.cont(replica)
@@ -331,6 +333,14 @@ async def test_some_of_the_addresses_may_be_dead(cluster: Cluster) -> None:
         author = await Author.of(seat, 1)
         await author.say("a")
         await author.check()
+
+
+async def test_the_doctor_looks_at_a_cluster_as_a_server_would(cluster: Cluster, server: StoreServer) -> None:
+    good = await check_store(Settings(store=cluster.url))
+    assert (good.verdict, good.advice) == (Verdict.OK, "")
+    bad = await check_store(Settings(store=f"redis+cluster://{HOST}:{server.port}"))
+    assert bad.verdict is Verdict.PROBLEM
+    assert "redis://" in bad.found
 
 
 async def test_what_is_wrong_with_the_address_is_said(cluster: Cluster, server: StoreServer) -> None:
