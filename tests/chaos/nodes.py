@@ -12,6 +12,7 @@ import os
 import random
 import re
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -123,12 +124,27 @@ class Nodes:
         return sum([await self.metric(n, name) for n in range(len(self)) if self.servers[n].running])
 
     def tracebacks(self) -> str:
-        found = [server.log_text() for server in self.servers if "Traceback" in server.log_text()]
-        return "".join(text[max(text.index("Traceback") - 500, 0) :][:LOG_TAIL_BYTES] for text in found)
+        """What every traceback in the logs ended with, how often, and the first one; empty where there is none."""
+        texts = [server.log_text() for server in self.servers]
+        ends = Counter(line for text in texts for line in _last_lines(text))
+        first = next((text[text.index("Traceback") :][:LOG_TAIL_BYTES] for text in texts if "Traceback" in text), "")
+        return "\n".join(f"{count} x {line}" for line, count in ends.most_common()) + ("\n" + first if first else "")
 
     def quoted(self) -> str:
         """The ends of all logs, for a failure to quote."""
         return "".join(f"\n--- node {n}\n{server.log_text()[-3_000:]}" for n, server in enumerate(self.servers))
+
+
+def _last_lines(log: str) -> list[str]:
+    """The line that each traceback in a log ends with: the first that is not indented."""
+    ends, inside = [], False
+    for line in log.splitlines():
+        if line.startswith("Traceback"):
+            inside = True
+        elif inside and line and not line[0].isspace():
+            ends.append(line[:200])
+            inside = False
+    return ends
 
 
 def _children(pid: int) -> list[int]:

@@ -30,6 +30,7 @@ class Round:
         self.truths: dict[str, str] = {}
         self.struck_at: float | None = None
         self.kept: dict[str, Kept] = {}  # at the end
+        self.fences: dict[str, int] = {}  # of streams that were cancelled
         self._nodes = nodes
         self._reading = reading
         self._loop = asyncio.get_running_loop()
@@ -80,6 +81,12 @@ class Round:
             pauses = [shown.longest_pause(self.struck_at) for shown in self.every()]
             figures.pauses_s = [pause for pause in pauses if pause]
         return figures
+
+    def check_whole(self) -> None:
+        """Streams that nobody cancelled have to have been completed, with all their words."""
+        for stream, truth in self.truths.items():
+            if stream not in self.fences:
+                assert self.kept[stream].text == truth, f"{stream} ends after {self.kept[stream].text[-40:]!r}"
 
     async def past(self, fences: dict[str, int]) -> int:
         """Entries behind these fences, by now: in the store, and on any screen."""
