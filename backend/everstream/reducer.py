@@ -202,6 +202,7 @@ class StreamState:
         elif kind == "stream_end":
             self.end = {name: value for name, value in frame.items() if name not in _RANGE}
         elif kind == "request_start":
+            self._grow(frame.get("epoch"))
             self.model = frame.get("model")
         elif kind == "first_token":
             self.ttft_ms = frame.get("ttft_ms")

@@ -148,6 +148,8 @@ class Shown:
         if kind == "seam":
             figures.seams += 1
             self._grow(frame["epoch"])
+        elif kind == "request_start":
+            self._grow(frame["epoch"])
         elif kind == "stream_end":
             self.end = frame
         figures.shown += upto - after

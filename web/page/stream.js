@@ -81,6 +81,9 @@ export function apply(stream, frame) {
 }
 
 const ENTRIES = {
+  request_start(stream, frame) {
+    growEpoch(stream, frame.epoch);
+  },
   first_token(stream, frame) {
     stream.ttft_ms ??= frame.ttft_ms;
   },

@@ -106,7 +106,7 @@ class RequestStart(Event, frozen=True, gc=False, tag="request_start"):
     at: int
     session: str | None = None
     turn: str | None = None
-    epoch: int = 0  # the reign that begins with this entry, as a seam says it of a later one; 0 where nobody says it
+    epoch: int = 0  # the reign that begins with it, as a seam says of later ones: a gateway named another before
 
 
 class HeadersReceived(Event, frozen=True, gc=False, tag="headers_received"):

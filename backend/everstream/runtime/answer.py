@@ -106,7 +106,7 @@ class Answer:
         log = self.log
         if log.base or not all(isinstance(entry, Seam) for entry in log.entries):
             return False
-        log.append(RequestStart(self.request.model, _now_ms()))
+        log.append(RequestStart(self.request.model, _now_ms(), epoch=log.epoch))
         return True
 
     def new_call(self, request: Request) -> None:
