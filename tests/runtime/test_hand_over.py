@@ -19,7 +19,8 @@ from tests.runtime.conftest import (
 )
 
 from everstream.core.errors import EverstreamError
-from everstream.core.events import HeadersReceived, Seam, StreamEnd
+from everstream.core.events import HeadersReceived, RequestStart, Seam, StreamEnd
+from everstream.core.log import Position
 
 QUICK = {"lease_ms": 400, "lease_renew_ms": 20}
 
@@ -159,6 +160,17 @@ async def test_a_node_that_runs_no_models_names_one_that_does(store: CountingSto
         assert not gateway.generating
 
 
+async def test_a_reader_of_what_was_made_for_another_node_goes_on_where_it_was(store: CountingStore) -> None:
+    """It was told the epoch in which the stream was made; the one who writes names its own with the first entry."""
+    async with running(store, **QUICK), running(store.beside(), lead=False, **QUICK) as gateway:
+        feed = await gateway.generate(request("scripted/count", **counting(20, 0.0)), "u", None)
+        await until(lambda: feed.log.ended)
+        first = feed.log.entries[0]
+        assert isinstance(first, RequestStart)
+        assert first.epoch == feed.log.epoch > feed.log.position(0).epoch
+        assert feed.log.locate(Position(first.epoch, 7)) == 7
+
+
 async def test_cancel_on_such_a_node_gives_the_fence(store: CountingStore) -> None:
     async with running(store, **QUICK), running(store.beside(), lead=False, **QUICK) as gateway:
         feed = await gateway.generate(request("scripted/count", **counting(5000, 100.0)), "u", None)
@@ -214,6 +226,24 @@ async def test_after_an_outage_of_the_store_nobody_is_taken_for_dead(store: Coun
         await until(lambda: store.disk.dark_until_ms < store.disk.clock_ms())
         await asyncio.sleep(0.1)  # pause: several rounds more, now that the dark is over
         assert all(len(store.disk.records[feed.stream].epochs) == 1 for feed in feeds)
+        assert not second.calls
+
+
+async def test_a_node_that_was_cut_off_itself_takes_nobody_for_dead(store: CountingStore) -> None:
+    """The store was away for less than a lease: that of one node ran out in it, and another's did not."""
+    other = store.beside()
+    hand, second = Hand("exact"), Hand("exact")
+    async with running(store, hand, **QUICK) as one, running(other, second, **QUICK) as two:
+        feed, _ = await answering(one, hand, "half")
+        store.available = other.available = False
+        store.disk.leases[two.id] += 10_000
+        await until(lambda: store.disk.leases[one.id] < store.disk.clock_ms())
+        other.available = True  # a moment before the leader itself
+        await until(lambda: store.disk.leases[two.id] < store.disk.clock_ms() + 5_000)  # it is back
+        await asyncio.sleep(0.1)  # pause: several rounds of its keeper
+        store.available = True
+        await until(lambda: store.disk.leases[one.id] > store.disk.clock_ms())
+        assert len(store.disk.records[feed.stream].epochs) == 1
         assert not second.calls
 
 

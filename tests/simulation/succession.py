@@ -16,7 +16,7 @@ from tests.simulation.world import STREAMS, World
 
 LEASE_STEPS = 24
 RENEW_STEPS = 8
-CUT_OFF_STEPS = 12  # without a renewal: more than one was missed
+CUT_OFF_STEPS = 14  # without a renewal: as many leases as in `runtime.keeper`
 
 
 class Succession(World):

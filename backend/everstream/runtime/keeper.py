@@ -3,7 +3,9 @@
 The node's lease is renewed three times in its life.  When the set of living nodes changes, and every few seconds in
 case the change went unnoticed, each open stream whose leader is not alive is adopted by the node that rendezvous
 hashing names.  Adoption begins a new epoch, so that it does no harm if the leader was only asleep.  After a time in
-which the store was away from everybody nobody is taken for dead until all had time to come back.
+which the store was away from everybody nobody is taken for dead until all had time to come back.  The store knows of
+such a time where all leases ran out in it.  A shorter one lets only some run out: so a node that could not renew its
+own for a while takes nobody for dead either, for the length of a lease.
 
 The store may also name this node where it leads nothing: the reply to an adoption was lost, or a failover forgot that
 another took over.  That other one probes, and so gets a while to say so; then this node adopts the stream itself.
@@ -34,6 +36,7 @@ logger = structlog.get_logger(__name__)
 ORPHAN_SEARCH_S = 5.0
 PROBE_S = 2.0  # without a commit: then the store is asked whether it still holds a stream that is led here
 PROBES_PER_ROUND = 1024  # a round every `lease_renew_ms`; what is left is due in the next one
+CUT_OFF_LEASES = 0.6  # between two renewals: less than it takes for another's lease to run out, of which 1/3 is gone
 DISOWNED_S = 4.0  # longer than a probe and a commit's retry take
 TO_FOLD_MAX = 100_000
 FOLDS_PER_ROUND = 100
@@ -66,6 +69,8 @@ class Keeper:
         self._disowned: dict[str, float] = {}  # open streams said to be ours that are not, and since when
         self._alive: set[str] = set()
         self._searched_at = float("-inf")
+        self._renewed_at: float | None = None
+        self._doubts_until = float("-inf")  # this node was cut off: till then it takes nobody for dead
         self._to_fold: deque[tuple[float, str, int]] = deque(maxlen=TO_FOLD_MAX)
         self._task: asyncio.Task[None] | None = None
 
@@ -108,7 +113,11 @@ class Keeper:
         settled = await self._store.renew(self._settings.lease_ms)
         alive = await self._store.nodes()
         now = self._clock()
-        if not settled or self.resting:
+        lease_s = self._settings.lease_ms / 1000
+        if self._renewed_at is not None and now - self._renewed_at > CUT_OFF_LEASES * lease_s:
+            self._doubts_until = now + lease_s
+        self._renewed_at = now
+        if not settled or now < self._doubts_until or self.resting:
             return
         if alive != self._alive or now - self._searched_at >= ORPHAN_SEARCH_S:
             self._alive, self._searched_at = alive, now
