@@ -17,9 +17,13 @@ from pathlib import Path
 from tests.chaos.nodes import Nodes
 from tests.chaos.proxy import Proxy
 from tests.chaos.scenario import Round
+from tests.server import ServerFailed
 from tests.store.servers import StoreServer
 
+from everstream.store.resp import ServerError
+
 LONGEST_S = 4.0
+TOLD_S, TELL_AGAIN_S = 30.0, 0.1
 RESETS = 30
 CANCELS = 5
 
@@ -39,6 +43,27 @@ class World:
     def mortal(self) -> int:
         return self.chance.choice([n for n in range(len(self.nodes)) if n != self.spared])
 
+    async def tell_store(self, command: str) -> None:
+        """Until it has heard it: another fault may have it away just now."""
+        async with asyncio.timeout(TOLD_S):
+            while True:
+                try:
+                    await self.store.ask(command)
+                    return
+                except (OSError, EOFError, ServerError, TimeoutError):
+                    await asyncio.sleep(TELL_AGAIN_S)  # pause: between two tries to reach the store
+
+    async def supervised(self, n: int) -> None:
+        """Start a node as a supervisor does: one that finds no store ends, and is started again."""
+        deadline = asyncio.get_running_loop().time() + TOLD_S
+        while True:
+            try:
+                await self.nodes.again(n)
+                return
+            except ServerFailed:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+
     async def while_it_lasts(self) -> None:
         await asyncio.sleep(self.chance.uniform(0.1, LONGEST_S))  # pause: how long the fault lasts
 
@@ -47,13 +72,13 @@ async def node_killed(world: World, round: Round) -> None:
     n = world.mortal()
     await world.nodes.kill(n)
     await world.while_it_lasts()
-    await world.nodes.again(n)
+    await world.supervised(n)
 
 
 async def node_restarted(world: World, round: Round) -> None:
     n = world.mortal()
     assert await world.nodes.terminate(n) == 0
-    await world.nodes.again(n)
+    await world.supervised(n)
 
 
 async def node_asleep(world: World, round: Round) -> None:
@@ -72,13 +97,13 @@ async def store_killed(world: World, round: Round) -> None:
 
 
 async def store_silent(world: World, round: Round) -> None:
-    await world.store.ask(f"CLIENT PAUSE {int(world.chance.uniform(100, 1000 * LONGEST_S))} ALL")
+    await world.tell_store(f"CLIENT PAUSE {int(world.chance.uniform(100, 1000 * LONGEST_S))} ALL")
 
 
 async def store_out_of_memory(world: World, round: Round) -> None:
-    await world.store.ask("CONFIG SET maxmemory 1")
+    await world.tell_store("CONFIG SET maxmemory 1")
     await world.while_it_lasts()
-    await world.store.ask("CONFIG SET maxmemory 0")
+    await world.tell_store("CONFIG SET maxmemory 0")
 
 
 async def store_unreachable(world: World, round: Round) -> None:

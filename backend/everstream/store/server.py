@@ -8,8 +8,9 @@ deploy goes on.  A server that has lost it (an empty one took over) answers "fun
 
 Acknowledged by a replica: behind the commits that were made in one turn of the loop goes one `WAIT`, and the commits
 made while it is under way go with the next.  `WAIT` counts the replicas that have what this connection wrote, so it
-must be on this connection, and a repeated commit must write something.  Where no replica answers, later ones get
-`MISSING_MS` only, so that commits do not stand still; now and then one gets all its time, for replicas that are far.
+must be on this connection, and a repeated commit must write something.  Where no replica answers in time, nobody waits
+any more (a short `WAIT` would not do: an idle server notices up to 100 ms late that its time is over), until the
+server's own figures say that a replica has followed again.
 https://valkey.io/commands/wait/
 """
 
@@ -38,9 +39,10 @@ _VERSION = hashlib.sha256(_SOURCE.encode()).hexdigest()[:8]
 _LIBRARY = _SOURCE.replace("VERSION", _VERSION)
 _CONNECTIONS_MAX = 16  # more would not be faster: the server works through one call at a time
 _POOL_WAIT_S = 5.0
-MISSING_MS = 1
-TRY_AGAIN_S = 5.0
-FAILURES = (RedisError, OSError, asyncio.TimeoutError, EOFError)
+LOOK_FOR_REPLICA_S = 0.5
+STOP_S = 0.2
+# uvloop says RuntimeError to whoever writes on a connection that has just been reset.
+FAILURES = (RedisError, OSError, asyncio.TimeoutError, EOFError, RuntimeError)
 
 
 def function(verb: str) -> bytes:
@@ -70,10 +72,12 @@ class Server:
         self._connection: AbstractConnection | None = None
         self._connecting = asyncio.Lock()
         self._acks_ms = acks_ms
-        self.copies = Copies(name, acks_ms) if acks_ms else None
+        self.copies = Copies(name, self.client, acks_ms) if acks_ms else None
 
     async def close(self) -> None:
         self.closed = True
+        if self.copies is not None:
+            await self.copies.close()
         await self.hang_up()
         await self.client.aclose()
 
@@ -124,18 +128,25 @@ class Server:
 class Copies:
     """Commits of one line, acknowledged by a replica: as many as there are behind one `WAIT`."""
 
-    def __init__(self, server_name: str, acks_ms: int) -> None:
+    def __init__(self, server_name: str, client: Any, acks_ms: int) -> None:
         self._server_name = server_name
-        self._acks_ms = acks_ms
-        self._loop_time = asyncio.get_running_loop().time
+        self._client = client
+        self._wait = packed(b"WAIT", b"1", b"%d" % acks_ms)
         self._line: Line | None = None
         self._gathered: list[tuple[bytes, asyncio.Future[tuple[Any, bool]]]] = []  # as many as there are lanes
         self._under_way: asyncio.Task[None] | None = None
-        self._missing = False
-        self._try_at = 0.0
+        self._missing: asyncio.Task[None] | None = None  # looks for a replica, while there is none
+
+    async def close(self) -> None:
+        # A cancellation while redis-py connects is lost in its time-out, so one may not be enough.
+        while self._missing is not None and not self._missing.done():
+            self._missing.cancel()
+            await asyncio.wait({self._missing}, timeout=STOP_S)
 
     async def call(self, line: Line, command: bytes) -> tuple[Any, bool]:
         """The reply, as of `Line.call`, and whether a replica has what was written."""
+        if self._missing is not None and self._under_way is None:
+            return await line.call(command), False
         answer: asyncio.Future[tuple[Any, bool]] = asyncio.get_running_loop().create_future()
         self._gathered.append((command, answer))
         self._line = line
@@ -147,11 +158,10 @@ class Copies:
         try:
             while self._gathered:
                 gathered, self._gathered = self._gathered, []
-                wait = packed(b"WAIT", b"1", b"%d" % self._patience_ms())
                 assert self._line is not None
                 try:
                     *replies, copies = await self._line.call(
-                        b"".join([command for command, _ in gathered]) + wait, len(gathered) + 1
+                        b"".join([command for command, _ in gathered]) + self._wait, len(gathered) + 1
                     )
                 except OSError as error:
                     for _, answer in gathered:
@@ -159,24 +169,27 @@ class Copies:
                             answer.set_exception(error)
                     continue
                 copied = not isinstance(copies, hiredis.ReplyError) and copies > 0
-                self._note(copied)
+                if not copied and self._missing is None:
+                    logger.warning("no replica has what is committed; it goes on without", server=self._server_name)
+                    self._missing = asyncio.create_task(self._look_for_replica(), name="look for a replica")
                 for (_, answer), reply in zip(gathered, replies, strict=True):
                     if not answer.done():
                         answer.set_result((reply, copied))
         finally:
             self._under_way = None
 
-    def _patience_ms(self) -> int:
-        now = self._loop_time()
-        if self._missing and now < self._try_at:
-            return MISSING_MS
-        self._try_at = now + TRY_AGAIN_S
-        return self._acks_ms
-
-    def _note(self, copied: bool) -> None:
-        if self._missing == copied:
-            self._missing = not copied
-            if copied:
+    async def _look_for_replica(self) -> None:
+        """Until one has all that the server had written when it was asked before."""
+        goal: int | None = None
+        while True:
+            try:
+                info = await self._client.info("replication")
+            except FAILURES:
+                info = {}
+            replicas = [value for name, value in info.items() if name.startswith("slave") and isinstance(value, dict)]
+            if goal is not None and any(one.get("state") == "online" and one["offset"] >= goal for one in replicas):
                 logger.info("a replica has what is committed, again", server=self._server_name)
-            else:
-                logger.warning("no replica has what is committed; it goes on without", server=self._server_name)
+                self._missing = None
+                return
+            goal = info.get("master_repl_offset", goal)
+            await asyncio.sleep(LOOK_FOR_REPLICA_S)
