@@ -7,10 +7,10 @@ commit reproduce any failure, step by step.
     python -m tests.simulation --seed 4711 --trace      one run, told step by step
     python -m tests.simulation --mutants                each rule taken away in turn: each must be missed
 
-`world` holds the store and the network, `history` the faults and the course of a run, `weather` how often what
-happens; `node` does what a server process does between two awaits;
-`reader` is a client as the protocol describes one; `truth` watches all of them and knows what may not happen;
-`mutants` breaks the real code in one place at a time.
+`world` holds the store and the network, `succession` how streams change their leaders, `history` the faults and the
+course of a run, `weather` how often what happens; `node` does what a server process does between two awaits, and
+`generation` what its provider says; `reader` is a client as the protocol describes one; `truth` watches all of them and
+knows what may not happen; `mutants` breaks the real code in one place at a time.
 """
 
 import sys

@@ -117,7 +117,7 @@ MUTANTS = (
         "after = min(after, tail)\n    if False:",
     ),
     Mutant("a follower never notices a fork", Log, "offer", "self._forked(epochs)", "False"),
-    Mutant("a fork is sought in the newer table only", Log, "_forked", _AGREED, _OLD_FORK_RULE),
+    Mutant("a fork is sought in the newer table only", Log, "_forked", _AGREED, _OLD_FORK_RULE, first_seed=690),
     Mutant("an adopter appends no seam", Generation, "_take_up", "self._seam(how)", "self.due = None"),
     Mutant("an ended stream can be adopted", Disk, "adopt", "record.ended or ", ""),
     Mutant(
@@ -164,17 +164,27 @@ MUTANTS = (
         "reigns without an entry do not count", attempts, "vain_attempts", "max(seams, reigns)", "seams", node_module
     ),
     Mutant("drains count", attempts, "vain_attempts", " - drains", "", node_module, first_seed=3_200),
-    Mutant("a word does not reset the count", attempts, "vain_attempts", "break", "pass", node_module),
+    Mutant("a word does not reset the count", attempts, "vain_attempts", "break", "pass", node_module, first_seed=640),
     # what is kept beside the entries
     Mutant("a cursor outlives its run", Trail, "seam", "self.cursor, self.cursor_at = None, 0", "pass"),
     Mutant("marks outlive their entries", Record, "commit", _MARKS_CUT, "pass", first_seed=5_000),
     Mutant("marks are stored before their entries", Node, "_write", "if base < at <= base + len(entries)", ""),
     Mutant("ids with a hole count as whole", Trail, "mark", "self.whole and mark.before == len(self.tokens)", "True"),
     Mutant(
-        "an exact seam has all ids", Trail, "seam", "self.whole = self.whole and self.tokens_at == content_at", "pass"
+        "an exact seam has all ids",
+        Trail,
+        "seam",
+        "self.whole = self.whole and self.tokens_at == content_at",
+        "pass",
+        first_seed=540,
     ),
-    Mutant("prefill has all ids", Trail, "seam", "and self.whole and self.tokens_at == content_at:", ":"),
+    Mutant(
+        "prefill has all ids", Trail, "seam", "and self.whole and self.tokens_at == content_at:", ":", first_seed=650
+    ),
     # what is shown early
+    Mutant(
+        "readers never wait for the store", Node, "speak", 'self.late or self.world.profile.delivery == "eager"', "True"
+    ),
     Mutant(
         "what was revealed counts as stored",
         Log,
@@ -183,6 +193,6 @@ MUTANTS = (
         "self.committed = self.acked = self",
     ),
     # leases
-    Mutant("the dark is ignored", Disk, "renew", "return self.dark_until_ms <= now", "return True"),
+    Mutant("the dark is ignored", Disk, "renew", "return self.dark_until_ms <= now", "return True", first_seed=310),
     Mutant("who was cut off judges at once", Node, "renew", "self.doubts_until = now + world.lease_steps", "pass"),
 )

@@ -47,7 +47,8 @@ def reigns_of(epochs: Epochs, tail: int) -> Iterator[tuple[int, int, int]]:
 
 
 class Witness:
-    def __init__(self, streams: Sequence[str]) -> None:
+    def __init__(self, streams: Sequence[str], *, may_be_early: bool) -> None:
+        self.may_be_early = may_be_early  # the delivery that was asked for: else nothing excuses what it takes back
         self.acked: dict[str, dict[tuple[int, int], Event]] = {stream: {} for stream in streams}
         self.reigns: dict[str, dict[int, int]] = {stream: {} for stream in streams}  # epoch -> step it began at
         self.highest: dict[str, int] = dict.fromkeys(streams, 0)
@@ -173,6 +174,8 @@ class Witness:
         if log.fenced:
             raise Broken(f"{log.stream}: a leader that knows it was deposed shows more")
         self._match(log.stream, log.epochs, log.base, log.entries, log.acked, learn=True)
+        if not self.may_be_early:
+            return
         if record is None or record.epochs != log.epochs:
             self.excuse(log.stream)  # another leads, or the store lost all: nobody will store this
         elif record.tail < log.committed:

@@ -38,7 +38,7 @@ class World:
         self.disk = Disk(lambda: self.step)
         self.replica = self.disk.copy()
         self.away_until = 0  # the store cannot be reached by anybody till then
-        self.witness = Witness(STREAMS)
+        self.witness = Witness(STREAMS, may_be_early=self.profile.delivery != "committed")
         self.scripts = {stream: self._script() for stream in STREAMS}
         self.runs: dict[str, int] = {}  # a provider's runs, by their letters: after how many pieces each began
         self._incarnations = 0
