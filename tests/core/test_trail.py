@@ -81,6 +81,15 @@ def test_token_ids_outlive_a_prefill_and_nothing_else() -> None:
         assert log.trail.tokens_of(log.content_at()) == ((1, 2) if kept else (2,) if how == "restart" else None), how
 
 
+def test_another_model_knows_neither_cursor_nor_token_ids() -> None:
+    for how in ("exact", "prefill"):
+        log = led("a")
+        log.mark(Mark({"at": 1}, (1,)))
+        log.append(seam(how, model="q/n"))  # type: ignore[arg-type]
+        assert log.trail.cursor is None
+        assert log.trail.tokens_of(log.content_at()) is None
+
+
 def test_marks_are_sent_with_their_entry_and_the_cursor_again_after_a_gap() -> None:
     log = led("a")
     log.mark(Mark({"at": 1}))

@@ -318,3 +318,20 @@ async def test_the_run_of_a_dead_leader_is_abandoned_by_whoever_ends_its_stream(
         await until(lambda: len(hands[1].abandoned) == 1)
     assert hands[1].abandoned[0].cursor == {"after": 7}
     assert not hands[0].abandoned
+
+
+async def test_a_run_is_abandoned_when_another_provider_takes_over(store: CountingStore) -> None:
+    hand, second = Hand("exact"), Second("prompted")
+    async with running(store, hand, second, fallback_models="second/x") as node:
+        feed, call = await started(node, hand)
+        call.say(HEADERS, *text("one "), Mark({"after": 7}))
+        await until(lambda: feed.log.acked == 4)
+        call.fail(ProviderError("provider.auth", "the key ran out"))
+        await next_call(second, 1)
+        await until(lambda: len(hand.abandoned) == 1)
+        progress = second.calls[0].progress
+        assert progress is not None
+        second.calls[0].end()
+        await feed.wait_ended()
+    assert hand.abandoned[0].cursor == {"after": 7}
+    assert not second.abandoned

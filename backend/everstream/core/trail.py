@@ -42,11 +42,12 @@ class Trail:
         how = seam.continuation
         if how is None:
             return
-        if how == "exact":  # what was said after the last ids is not said again, so neither are its ids
+        same = seam.model is None
+        if how == "exact" and same:  # what was said after the last ids is not said again, so neither are its ids
             self.whole = self.whole and self.tokens_at == content_at
             return
         self.cursor, self.cursor_at = None, 0
-        if how == "prefill" and self.whole and self.tokens_at == content_at:
+        if how == "prefill" and same and self.whole and self.tokens_at == content_at:
             return
         self.tokens, self.tokens_at = [], 0
         self.whole = how == "restart" or not content_at

@@ -229,10 +229,10 @@ class Connection:
                 },
             )
         )
-        leave_by = self._connections.leave_by
-        if leave_by is not None:  # it came late, and is told what is left
-            left_s = max(leave_by - asyncio.get_running_loop().time(), 0.0)
-            self.goaway(int(left_s * 1000), "draining")
+        if self._node.draining:  # it came late, and is told what is left
+            leave_by = self._connections.leave_by
+            left_ms = settings.goaway_spread_ms if leave_by is None else int((leave_by - self._loop.time()) * 1000)
+            self.goaway(max(left_ms, 0), "draining")
         await asyncio.gather(*(self._resume(place) for place in command.resume))
 
     async def _resume(self, place: protocol.Resume) -> None:

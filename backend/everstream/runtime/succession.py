@@ -185,6 +185,9 @@ class Succession:
             return None
         following = self._first_able(relay.request, answer.feed, after=True)
         relay.in_vain = 0
+        if following is not None and answer.log.trail.cursor is not None and following.provider is not relay.provider:
+            # It may still run there, and the next provider knows nothing of it.
+            self._node.do(self._abandon(relay.request, progress_of(answer.log)), f"abandon {answer.feed.stream}")
         return following
 
     @staticmethod

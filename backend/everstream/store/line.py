@@ -62,7 +62,10 @@ class Line(asyncio.Protocol):
         if replies != 1:
             call.wanted, call.replies = replies, []
         self._calls.append(call)
-        self._transport.write(command)
+        try:
+            self._transport.write(command)
+        except RuntimeError as error:  # uvloop's word for a connection that was reset a moment ago
+            self._fail(ConnectionError(str(error)))
         return call
 
     def close(self) -> None:

@@ -58,16 +58,22 @@ class Ear(asyncio.Protocol):
 
     def subscribe(self, name: bytes) -> None:
         self.asked.add(name)
-        self._transport.write(packed(b"SSUBSCRIBE", name))
+        self._write(packed(b"SSUBSCRIBE", name))
 
     def unsubscribe(self, name: bytes) -> None:
         self.heard.discard(name)
         self.asked.discard(name)
-        self._transport.write(packed(b"SUNSUBSCRIBE", name))
+        self._write(packed(b"SUNSUBSCRIBE", name))
 
     def ping(self) -> None:
         self.spoke = False
-        self._transport.write(_PING)
+        self._write(_PING)
+
+    def _write(self, command: bytes) -> None:
+        try:
+            self._transport.write(command)
+        except RuntimeError:  # uvloop's word for a connection that was reset a moment ago
+            self.lost.set()
 
     def close(self) -> None:
         self._transport.abort()
