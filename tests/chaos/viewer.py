@@ -65,8 +65,12 @@ class Viewer:
         assert self._task is not None
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        self._forget_timers()
+
+    def _forget_timers(self) -> None:
         for timer in self._timers:
             timer.cancel()
+        self._timers.clear()
 
     # ------------------------------------------------------------------ what a test asks of it
 
@@ -176,6 +180,7 @@ class Viewer:
     async def _conversation(self, line: SocketLine, address: Address) -> None:
         self._leaving = None
         self._subscribing.clear()
+        self._forget_timers()  # what was to be asked again is in the `hello`
         self.connections.append((self._loop.time(), address))
         places = [shown.place for shown in self.streams.values() if shown.end is None]
         self._resumed = {place["stream"] for place in places}
