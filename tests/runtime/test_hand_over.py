@@ -21,8 +21,15 @@ from tests.runtime.conftest import (
 from everstream.core.errors import EverstreamError
 from everstream.core.events import HeadersReceived, RequestStart, Seam, StreamEnd
 from everstream.core.log import Position
+from everstream.runtime import keeper
 
 QUICK = {"lease_ms": 400, "lease_renew_ms": 20}
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "ORPHAN_SEARCH_S", 0.05)
+    monkeypatch.setattr(keeper, "DISOWNED_S", 0.3)
 
 
 def counting(tokens: int, rate: float) -> dict[str, object]:
