@@ -78,7 +78,7 @@ MUTANTS = (
         "commit",
         _AGREEMENT,
         "min(write.epochs[-1][1], self.tail)",
-        first_seed=4_700,
+        first_seed=4_790,
     ),
     Mutant("a commit is not idempotent by its base", Record, "commit", "[self.tail - write.base :]", ""),
     Mutant("a gap is ignored", Log, "on_reply", "self.acked = max(tail, self.base)", "pass"),
@@ -106,7 +106,7 @@ MUTANTS = (
     ),
     # what follows from them
     Mutant("readers see what is not stored", cursor, "runs", "upto = log.committed", "upto = log.tail", node_module),
-    Mutant("a reader is placed past the store", Log, "locate", "min(end, self.committed)", "end", first_seed=24_000),
+    Mutant("a reader is placed past the store", Log, "locate", "min(end, self.committed)", "end", first_seed=24_020),
     Mutant("nobody waits for a leader", Node, "place", "if ours or waited <= PATIENCE_STEPS:", "if False:"),
     Mutant("a leader with nothing to say is silent", Node, "send", "(log.dirty or probe)", "log.dirty"),
     Mutant(
@@ -127,7 +127,7 @@ MUTANTS = (
         "record.leader = node",
         "record.leader, record.cancelled = node, False",
     ),
-    Mutant("adoption keeps reigns that lost all", Disk, "adopt", "if reign[1] <= record.tail", "", first_seed=3_600),
+    Mutant("adoption keeps reigns that lost all", Disk, "adopt", "if reign[1] <= record.tail", "", first_seed=3_605),
     Mutant(
         "folding drops the end",
         Disk,
@@ -141,7 +141,7 @@ MUTANTS = (
         "commit",
         _FOLDED,
         _FOLDED.replace("FENCED, self.tail", "GAP, keep"),
-        first_seed=5_400,
+        first_seed=5_465,
     ),
     Mutant(
         "the budget forgets what is not sent",
@@ -163,11 +163,11 @@ MUTANTS = (
     Mutant(
         "reigns without an entry do not count", attempts, "vain_attempts", "max(seams, reigns)", "seams", node_module
     ),
-    Mutant("drains count", attempts, "vain_attempts", " - drains", "", node_module, first_seed=3_200),
+    Mutant("drains count", attempts, "vain_attempts", " - drains", "", node_module, first_seed=3_240),
     Mutant("a word does not reset the count", attempts, "vain_attempts", "break", "pass", node_module, first_seed=640),
     # what is kept beside the entries
     Mutant("a cursor outlives its run", Trail, "seam", "self.cursor, self.cursor_at = None, 0", "pass"),
-    Mutant("marks outlive their entries", Record, "commit", _MARKS_CUT, "pass", first_seed=5_000),
+    Mutant("marks outlive their entries", Record, "commit", _MARKS_CUT, "pass", first_seed=5_060),
     Mutant("marks are stored before their entries", Node, "_write", "if base < at <= base + len(entries)", ""),
     Mutant("ids with a hole count as whole", Trail, "mark", "self.whole and mark.before == len(self.tokens)", "True"),
     Mutant(
@@ -194,5 +194,12 @@ MUTANTS = (
     ),
     # leases
     Mutant("the dark is ignored", Disk, "renew", "return self.dark_until_ms <= now", "return True", first_seed=310),
-    Mutant("who was cut off judges at once", Node, "renew", "self.doubts_until = now + world.lease_steps", "pass"),
+    Mutant(
+        "who was cut off judges at once",
+        Node,
+        "renew",
+        "self.doubts_until = now + world.lease_steps",
+        "pass",
+        first_seed=170,
+    ),
 )
