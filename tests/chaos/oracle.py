@@ -100,7 +100,6 @@ class Piece:
     upto: int
     kind: str
     text: str
-    epoch: int  # the reign in which the client took it to be
 
 
 class Shown:
@@ -154,7 +153,7 @@ class Shown:
             self.end = frame
         figures.shown += upto - after
         text = frame["text"] if kind == "delta_text" else ""
-        self.pieces.append(Piece(at, after, upto, kind, text, self.epoch or 0))
+        self.pieces.append(Piece(at, after, upto, kind, text))
 
     def _grow(self, epoch: int) -> None:
         self.epoch = max(epoch, self.epoch or 0)
@@ -188,10 +187,6 @@ class Shown:
             figures.changed += sum(not kept.has(piece) for piece in self.pieces)
             figures.changed += kept.text != text
         return figures
-
-    def pause_around(self, at: float) -> float | None:
-        """Seconds from `at` to the next entry; None where none came."""
-        return next((piece.at - at for piece in self.pieces if piece.at >= at), None)
 
     def pause_to_reign(self, at: float) -> float | None:
         """Seconds from `at` to the first entry of the next leader; None where none came."""

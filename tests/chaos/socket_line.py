@@ -56,11 +56,6 @@ class SocketLine(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def pause(self) -> None:
-        """Take nothing more: the window closes."""
-        assert self._transport is not None
-        self._transport.pause_reading()
-
     def _write(self, opcode: int, payload: bytes) -> None:
         assert self._transport is not None
         size = len(payload)

@@ -23,7 +23,7 @@ NODES = 3
 STREAMS, TOKENS, RATE = 20, 90, 60.0
 LATEST_KILL_S = 1.2  # of the 1.5 s that a stream takes
 NEXT_REIGN_P99_S = 2.5
-SLEPT_TOKENS = 360
+SLEPT_TOKENS = 240
 
 
 @pytest.fixture

@@ -146,12 +146,18 @@ Fault = Callable[[Scene], Awaitable[Member]]
 
 
 async def struck(
-    nodes: Nodes, reading: Store, group: Cluster | Sentinels, cage: Cage, chance: random.Random, fault: Fault
+    nodes: Nodes,
+    reading: Store,
+    group: Cluster | Sentinels,
+    cage: Cage,
+    chance: random.Random,
+    fault: Fault,
+    tokens: int,
 ) -> Figures:
     """One round with this fault in it, and everything mended again."""
     async with round_of(nodes, reading, chance) as round:
         scene = Scene(round, nodes, group, cage, chance, chance.randrange(NODES))
-        await round.begin(scene.leader, STREAMS, TOKENS, RATE)
+        await round.begin(scene.leader, STREAMS, tokens, RATE)
         await asyncio.sleep(chance.uniform(0.3, 1.0))  # pause: a moment that nobody chose
         round.struck()
         member = await fault(scene)
@@ -170,6 +176,7 @@ async def rounds_of(
     tmp_path: Path,
     cage: Cage,
     chance: random.Random,
+    tokens: int = TOKENS,
     **settings: Any,
 ) -> Figures:
     """Figures of so many rounds.  Fails where anything is wrong but an announced loss."""
@@ -178,7 +185,7 @@ async def rounds_of(
         nodes = Nodes(tmp_path, group.url, NODES, groups=GROUPS, **settings)
         async with running_nodes(nodes), reading_store(group.url, tmp_path) as reading:
             for n in range(rounds):
-                figures = await struck(nodes, reading, group, cage, chance, fault)
+                figures = await struck(nodes, reading, group, cage, chance, fault, tokens)
                 assert not figures.wrong, f"round {n}: {figures.wrong}: {figures.line('', 1)}"
                 total.add(figures)
             repaired = await nodes.metric_of_all("everstream_gaps_repaired")
@@ -189,7 +196,7 @@ async def rounds_of(
 
 
 async def test_a_primary_is_killed_and_nobody_loses_a_word(tmp_path: Path, cage: Cage, chance: random.Random) -> None:
-    figures = await rounds_of(Cluster(tmp_path, hosts=HOSTS), primary_killed, 1, tmp_path, cage, chance)
+    figures = await rounds_of(Cluster(tmp_path, hosts=HOSTS), primary_killed, 1, tmp_path, cage, chance, 200)
     assert figures.announced == 0
 
 

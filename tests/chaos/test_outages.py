@@ -124,7 +124,7 @@ async def paused(mode: str, tmp_path: Path, store: StoreServer, chance: random.R
     return longest_s
 
 
-@pytest.mark.parametrize("mode", ["available", "eager"])
+@pytest.mark.parametrize("mode", ["available", pytest.param("eager", marks=pytest.mark.chaos)])
 async def test_readers_at_the_leading_node_go_on_without_a_silent_store_and_the_end_says_so(
     mode: str, tmp_path: Path, store: StoreServer, chance: random.Random
 ) -> None:

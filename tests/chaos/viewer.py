@@ -39,7 +39,6 @@ class Viewer:
         self.refusals: dict[str, int] = {}
         self.goaways: list[float] = []  # when
         self.connections: list[tuple[float, Address]] = []  # when, and where
-        self.node = ""
         self._addresses = list(addresses)
         self._chance = chance
         self._patient = patient
@@ -230,7 +229,6 @@ class Viewer:
         if not self._patient:
             self._silence_s = HEARTBEATS_MISSED_MAX * frame["heartbeat_ms"] / 1000
             self._listen(self.line)
-        self.node = frame["node"]
         self._open.set()
         for stream, shown in self.streams.items():
             if shown.end is None and stream not in self._resumed:  # it was named since the `hello`
