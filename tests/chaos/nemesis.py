@@ -24,6 +24,7 @@ from everstream.store.resp import ServerError
 
 LONGEST_S = 4.0
 TOLD_S, TELL_AGAIN_S = 30.0, 0.1
+LEADER_SHARE = 0.5
 RESETS = 30
 CANCELS = 5
 
@@ -38,9 +39,14 @@ class World:
     behind: list[Proxy]  # the store is reached through them
     chance: random.Random
     spared: int
+    leader: int = 0  # where the streams of this round began
     told: Counter[str] = field(default_factory=Counter)
+    one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)  # for what happens to nodes
 
     def mortal(self) -> int:
+        """A node that may be ended: half the time the one where the streams began."""
+        if self.leader != self.spared and self.chance.random() < LEADER_SHARE:
+            return self.leader
         return self.chance.choice([n for n in range(len(self.nodes)) if n != self.spared])
 
     async def tell_store(self, command: str) -> None:
@@ -69,25 +75,28 @@ class World:
 
 
 async def node_killed(world: World, round: Round) -> None:
-    n = world.mortal()
-    await world.nodes.kill(n)
-    await world.while_it_lasts()
-    await world.supervised(n)
+    async with world.one_at_a_time:
+        n = world.mortal()
+        await world.nodes.kill(n)
+        await world.while_it_lasts()
+        await world.supervised(n)
 
 
 async def node_restarted(world: World, round: Round) -> None:
-    n = world.mortal()
-    assert await world.nodes.terminate(n) == 0
-    await world.supervised(n)
+    async with world.one_at_a_time:
+        n = world.mortal()
+        assert await world.nodes.terminate(n) == 0
+        await world.supervised(n)
 
 
 async def node_asleep(world: World, round: Round) -> None:
-    n = world.chance.randrange(len(world.nodes))
-    world.nodes[n].suspend()
-    try:
-        await world.while_it_lasts()
-    finally:
-        world.nodes[n].wake()
+    async with world.one_at_a_time:
+        n = world.chance.randrange(len(world.nodes))
+        world.nodes[n].suspend()
+        try:
+            await world.while_it_lasts()
+        finally:
+            world.nodes[n].wake()
 
 
 async def store_killed(world: World, round: Round) -> None:

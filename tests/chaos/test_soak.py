@@ -46,7 +46,8 @@ async def one_round(world: World, reading: Store) -> tuple[Figures, int]:
         ]
         await asyncio.gather(*(viewer.is_open() for viewer in viewers))
         round = Round(world.nodes, reading, viewers)
-        await round.begin(world.chance.randrange(NODES), STREAMS, TOKENS, RATE)
+        world.leader = world.chance.randrange(NODES)
+        await round.begin(world.leader, STREAMS, TOKENS, RATE)
         round.struck()
         faults = await strike(world, round, FAULTS_AT_ONCE_MAX)
         figures = await round.finish(ROUND_S, whole=False)
