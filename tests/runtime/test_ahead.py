@@ -55,6 +55,24 @@ async def test_a_reader_that_saw_our_commit_before_we_did_waits_for_its_reply(
         assert node.counters.gaps_repaired == 0
 
 
+async def test_a_reader_waits_for_a_leader_that_holds_what_it_saw_however_long_the_store_is_away(
+    node: Node, store: CountingStore, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit was carried out and shown elsewhere; its reply was lost with the store."""
+    monkeypatch.setattr(hub, "CATCH_UP_S", 0.05)
+    feed, call = await answering(node, hand, "a")
+    store.open_gate.clear()
+    call.words("b")
+    await until(lambda: feed.log.tail == 5)
+    seen = Position(feed.log.epoch, 5)
+    asking = asyncio.create_task(node.find_for(feed.stream, seen))
+    await asyncio.sleep(0.3)  # pause: several times as long as a reader is kept waiting for what may be lost
+    assert not asking.done()
+    store.open_gate.set()
+    found = await asyncio.wait_for(asking, 5)
+    assert found.log.locate(seen) == 5
+
+
 async def test_a_place_beyond_all_that_was_written_is_not_waited_for(
     node: Node, hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ class Generation:
         "_world",
         "due",
         "halted",
+        "leaving",
         "log",
     )
 
@@ -94,6 +95,7 @@ class Generation:
         self.log = log
         self.due = due
         self.halted = False
+        self.leaving = False  # the store is being told
         self._world = world
         self._node = node
         self._in_vain = 0

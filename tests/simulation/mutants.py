@@ -155,8 +155,8 @@ MUTANTS = (
     Mutant("a hand-over is taken for a death", Disk, "adopt", _HANDED, _HANDED_FORGOTTEN),
     Mutant("a hand-over is never forgotten", Disk, "adopt", "record.handed = False", "pass"),
     Mutant("a newer reign keeps a hand-over", Record, "commit", "write.leader, False, False", _STILL_HANDED),
-    Mutant("anybody hands over", Disk, "hand_over", "or record.leader != node or record.epochs[-1][0] != epoch", ""),
-    Mutant("a hand-over is of any epoch", Disk, "hand_over", "or record.epochs[-1][0] != epoch", ""),
+    Mutant("anybody hands over", Disk, "hand_over", "record.leader != node and not record.handed", "False"),
+    Mutant("a hand-over is of any epoch", Disk, "hand_over", " or record.epochs[-1][0] != epoch", ""),
     Mutant("a stream made for another has broken off", Disk, "create", "handed=bool(leader)", "handed=False"),
     Mutant("a reign opens and does not say so", Generation, "begin", "epoch=self.log.epoch", "epoch=0"),
     # how often in vain

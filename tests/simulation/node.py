@@ -195,16 +195,26 @@ class Node:
             return
         head = self.world.disk.head(stream)
         if head is not None and head.leader == self.name:
-            self.world.transfer(self, stream, head.epochs[-1][0])
+            self.world.transfer(self, stream, head.epochs[-1][0], head.tail)
 
     def leave(self, stream: str) -> None:
-        """Stop leading by consent, once all is stored: from now on what comes is pushed."""
+        """Have the store told who comes next, once all is stored.  Until it has agreed this node leads."""
         log = self.logs[stream]
-        if log.dirty or log.fenced:
+        if log.dirty or log.fenced or self.led[stream].leaving:
             return
-        del self.led[stream]
+        self.led[stream].leaving = True
         self.world.say("%s leaves %s at %d", self.name, stream, log.tail)
-        self.world.leaves(self, stream, log.epoch)
+        self.world.leaves(self, stream, log.epoch, log.tail)
+
+    def left(self, stream: str, epoch: int, *, done: bool) -> None:
+        """What the store said to that.  It may hold less than it had acknowledged: a probe will tell."""
+        generation = self.led.get(stream)
+        if generation is None or self.logs[stream].epoch != epoch:
+            return
+        generation.leaving = False
+        if done:
+            self.world.witness.leaves(self.logs[stream])
+            del self.led[stream]
 
     # ------------------------------------------------------------------ following
 

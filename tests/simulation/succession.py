@@ -25,7 +25,9 @@ class Succession(World):
 
     def __init__(self, seed: int, *, trace: bool = False) -> None:
         self.orphans: list[tuple[Node, str, str]] = []  # what keepers saw, a while ago
-        self.transfers: list[tuple[str, str, int, str]] = []  # (leader, stream, epoch, heir) on their way to the store
+        self.transfers: list[
+            tuple[str, str, int, int, str]
+        ] = []  # (leader, stream, epoch, tail, heir) on their way to the store
         self.away_since = 0
         self.leases_lost_at = 0  # a replica took over that did not know of the latest renewals
         super().__init__(seed, trace=trace)
@@ -138,11 +140,9 @@ class Succession(World):
             node.alive = False
             self.disk.leases.pop(node.name, None)
 
-    def leaves(self, node: Node, stream: str, epoch: int) -> None:
-        """All is stored, and `node` leads no more: the store is to know who comes next."""
-        self.witness.leaves(node.logs[stream])
-        self.leader_lost(stream, node)
-        self.transfers.append((node.name, stream, epoch, self._heir(node)))
+    def leaves(self, node: Node, stream: str, epoch: int, tail: int) -> None:
+        """All is stored, as far as `node` knows: the store is to know who comes next."""
+        self.transfers.append((node.name, stream, epoch, tail, self._heir(node)))
 
     def _heir(self, node: Node) -> str:
         """Another node that lives, as far as anybody knows; or nobody, and whoever finds the stream takes it."""
@@ -157,18 +157,24 @@ class Succession(World):
     def a_transfer_arrives(self) -> None:
         if self.transfers and not self.away:
             i = self.rnd.randrange(len(self.transfers))
-            leader, stream, epoch, heir = self.transfers.pop(i)
-            if not self.fails(self.profile.lost_request):
-                self._transferred(leader, stream, epoch, heir)
+            leader, stream, epoch, tail, heir = self.transfers.pop(i)
+            lost = self.fails(self.profile.lost_request)
+            done = not lost and self._transferred(leader, stream, epoch, tail, heir)
+            if done and self.fails(self.profile.lost_reply):
+                done = False  # it leads on, as far as it knows, until it asks again
+            for node in self.nodes:
+                if node.name == leader and node.alive:
+                    node.left(stream, epoch, done=done)
 
-    def transfer(self, node: Node, stream: str, epoch: int) -> None:
+    def transfer(self, node: Node, stream: str, epoch: int, tail: int) -> None:
         """`node` was named, and goes itself: it hands on what it never took."""
-        self._transferred(node.name, stream, epoch, self._heir(node))
+        self._transferred(node.name, stream, epoch, tail, self._heir(node))
 
-    def _transferred(self, leader: str, stream: str, epoch: int, heir: str) -> None:
+    def _transferred(self, leader: str, stream: str, epoch: int, tail: int, heir: str) -> bool:
         head = self.disk.head(stream)
-        done = self.disk.hand_over(stream, epoch, leader, heir)
-        if done and (head is None or (head.leader, head.epochs[-1][0]) != (leader, epoch)):
+        done = self.disk.hand_over(stream, epoch, tail, leader, heir)
+        leads = head is not None and head.epochs[-1][0] == epoch and (head.leader == leader or head.handed)
+        if done and not leads:
             raise Broken(f"{stream}: {leader} handed over in epoch {epoch} what it does not lead: {head}")
         self.say("%s hands %s over to %s: %s", leader, stream, heir or "nobody", done)
         if done:
@@ -176,6 +182,7 @@ class Succession(World):
             self.witness.handed[stream] = True
             if heir:
                 self.hint(heir, stream)
+        return done
 
     def a_hint_arrives(self) -> None:
         if self.hints and not self.away:

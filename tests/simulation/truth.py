@@ -183,7 +183,8 @@ class Witness:
 
     def leaves(self, log: Log) -> None:
         """Its leader goes by consent: nothing that was said may be lost by that alone."""
-        if log.stream not in self.excused and log.stream not in self.at_risk:
+        self.at_risk.pop(log.stream, None)  # the store has said that it holds everything
+        if log.stream not in self.excused:
             self.left[log.stream] = (log.epoch, log.tail)
 
     def excuse(self, stream: str) -> None:

@@ -305,10 +305,10 @@ class World:
     lease_steps: int
     cut_off_steps: int
 
-    def leaves(self, node: Node, stream: str, epoch: int) -> None:
+    def leaves(self, node: Node, stream: str, epoch: int, tail: int) -> None:
         """A leader goes by consent."""
         raise NotImplementedError
 
-    def transfer(self, node: Node, stream: str, epoch: int) -> None:
+    def transfer(self, node: Node, stream: str, epoch: int, tail: int) -> None:
         """Whoever was named a leader names another."""
         raise NotImplementedError

@@ -94,7 +94,8 @@ class World:
             return self.shown(state)
         if verb == "hand":
             epoch = self.tables[(node + (shift == 2)) % 2][-1][0]
-            return await store.hand_over(self.stream, epoch, "" if shift == -3 else NODES[length % 2])
+            tail = self.tails[node] + (shift if shift == 1 else 0)
+            return await store.hand_over(self.stream, epoch, tail, "" if shift == -3 else NODES[length % 2])
         if verb == "fold":
             return await store.fold(
                 self.stream, max(self.tails[node] + (shift if shift < -1 else 0), 0), Summary("sum")

@@ -49,7 +49,7 @@ async def test_a_stream_of_ones_own_is_not_handed(place: Place) -> None:
 async def test_handing_over_names_the_heir_and_changes_nothing_else(place: Place) -> None:
     one, two = await place.seat(), await place.seat("n_two")
     stream, epochs = await begun(one, HEAD)
-    assert await one.store.hand_over(stream, epochs[-1][0], "n_two")
+    assert await one.store.hand_over(stream, epochs[-1][0], 3, "n_two")
     found = await state(one, stream)
     assert (found.head.leader, found.head.handed, found.head.epochs, found.entries) == ("n_two", True, epochs, HEAD)
     assert await commit(one, Write(stream, epochs, 3, words("a"), False, "n_one")) == [Reply(Verdict.OK, 4, False)]
@@ -61,10 +61,42 @@ async def test_handing_over_names_the_heir_and_changes_nothing_else(place: Place
     assert (await commit(one, Write(stream, epochs, 4, words("late"), False, "n_one")))[0].verdict is Verdict.FENCED
 
 
+async def test_handing_over_may_be_said_again(place: Place) -> None:
+    one = await place.seat()
+    stream, epochs = await begun(one, HEAD)
+    assert await one.store.hand_over(stream, epochs[-1][0], 3, "n_two")
+    assert await one.store.hand_over(stream, epochs[-1][0], 3, "n_three")
+    assert (await state(one, stream)).head.leader == "n_three"
+
+
+async def test_what_the_store_does_not_hold_is_not_handed_over(place: Place) -> None:
+    one = await place.seat()
+    stream, epochs = await begun(one, HEAD)
+    for tail in (2, 4):
+        assert not await one.store.hand_over(stream, epochs[-1][0], tail, "n_two")
+    assert (await state(one, stream)).head.leader == "n_one"
+
+
+async def test_a_reign_that_was_handed_on_without_a_word_leaves_no_trace(place: Place) -> None:
+    one, two = await place.seat(), await place.seat("n_two")
+    stream, epochs = await begun(one, HEAD)
+    assert await one.store.hand_over(stream, epochs[-1][0], 3, "n_two")
+    second = await two.store.adopt(stream, "n_two")
+    assert second is not None
+    assert await two.store.hand_over(stream, second.head.epochs[-1][0], 3, "n_one")
+    third = await one.store.adopt(stream, "n_one")
+    assert third is not None
+    assert third.head.epochs[:-1] == epochs
+    assert third.head.epochs[-1][0] > second.head.epochs[-1][0]
+    fourth = await two.store.adopt(stream, "n_one")  # it died, and that is an attempt
+    assert fourth is not None
+    assert fourth.head.epochs[:-1] == third.head.epochs
+
+
 async def test_a_stream_may_be_left_to_whoever_comes(place: Place) -> None:
     one, two = await place.seat(), await place.seat("n_two")
     stream, epochs = await begun(one, HEAD)
-    assert await one.store.hand_over(stream, epochs[-1][0], "")
+    assert await one.store.hand_over(stream, epochs[-1][0], 3, "")
     assert await one.store.open_streams() == [(stream, "")]
     adopted = await two.store.adopt(stream, "")
     assert adopted is not None
@@ -75,21 +107,21 @@ async def test_only_the_leader_of_this_epoch_hands_over_and_nothing_that_has_end
     one, two = await place.seat(), await place.seat("n_two")
     stream, epochs = await begun(one, HEAD)
     epoch = epochs[-1][0]
-    assert not await two.store.hand_over(stream, epoch, "n_two")
-    assert not await one.store.hand_over(stream, epoch + 1, "n_two")
-    assert not await one.store.hand_over(new_stream(), epoch, "n_two")
+    assert not await two.store.hand_over(stream, epoch, 3, "n_two")
+    assert not await one.store.hand_over(stream, epoch + 1, 3, "n_two")
+    assert not await one.store.hand_over(new_stream(), epoch, 3, "n_two")
     assert await two.store.adopt(stream, "n_one") is not None
-    assert not await one.store.hand_over(stream, epoch, "n_three")
+    assert not await one.store.hand_over(stream, epoch, 3, "n_three")
     assert (await state(one, stream)).head.leader == "n_two"
     ended, epochs = await begun(one, HEAD)
     await commit(one, Write(ended, epochs, 3, [END], True, "n_one"))
-    assert not await one.store.hand_over(ended, epochs[-1][0], "n_two")
+    assert not await one.store.hand_over(ended, epochs[-1][0], 4, "n_two")
 
 
 async def test_a_commit_of_a_newer_epoch_ends_the_handing_over(place: Place) -> None:
     one = await place.seat()
     stream, epochs = await begun(one, HEAD)
-    assert await one.store.hand_over(stream, epochs[-1][0], "n_two")
+    assert await one.store.hand_over(stream, epochs[-1][0], 3, "n_two")
     newer = (*epochs, (epochs[0][0] + 5000, 3))
     reply = await commit(one, Write(stream, newer, 3, words("a"), False, "n_three"))
     assert reply == [Reply(Verdict.OK, 4, False)]

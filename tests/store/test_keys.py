@@ -47,7 +47,7 @@ async def busy(one: Seat, two: Seat) -> list[str]:
     assert await two.store.adopt(made[1], "n_one") is not None
     assert await two.store.adopt(handed.stream, "n_two") is not None
     left, epochs = await begun(one, HEAD)
-    assert await one.store.hand_over(left, epochs[-1][0], "")
+    assert await one.store.hand_over(left, epochs[-1][0], 3, "")
     await one.store.remember("note", b"v", 60)
     for seat in (one, two):
         await seat.store.renew(60_000)

@@ -249,7 +249,7 @@ class Connection:
             feed = await self._node.generate(request, self._principal.id, command.request_id)
         finally:
             self._starting -= 1
-        self.send(reply("accepted", command.id, stream=feed.stream, epoch=feed.log.epoch))
+        self.send(reply("accepted", command.id, stream=feed.stream, epoch=feed.log.position(0).epoch))
         self._attach(feed, START)
 
     async def _cancel(self, command: protocol.Cancel) -> None:

@@ -235,7 +235,7 @@ class Committer:
             if moved:
                 feed.advanced(now)
             elif reply.verdict is Verdict.OK:
-                feed.stored()
+                feed.stored(now)
             if log.dirty:
                 self._dirty[feed] = None
             if feed.room is not None:

@@ -167,8 +167,8 @@ class Feed:
         self.checked_at = now
         for reader in self.cursors:
             reader.wake(self)
-        if self.log.phase is Phase.ENDED and self.log.ended:
-            self.ended_at = now
+        if self.log.phase is Phase.ENDED:
+            self._note_end(now)
         if self._moved is not None:
             self._moved.set()
         if self.ahead:
@@ -227,6 +227,10 @@ class Feed:
                     except TimeoutError:
                         ask()
 
+    def waits_for_store(self, seen: Position) -> bool:
+        """Whether a reader at `seen` saw an entry of our own that the store took, and did not tell us so yet."""
+        return self.log.knows_less_than(seen) and seen.epoch == self.log.epoch and seen.offset <= self.log.tail
+
     def _wrote_less_than(self, seen: Position) -> bool:
         """Whether `seen` lies beyond all that was ever written in our own reign: waiting cannot help."""
         return self.led and seen.epoch == self.log.epoch and seen.offset > self.log.tail
@@ -239,8 +243,13 @@ class Feed:
             self.behind_since = now
         return self.behind_since is not None and now - self.behind_since > CATCH_UP_S
 
-    def stored(self) -> None:
+    def _note_end(self, now: float) -> None:
+        if self.ended_at is None and self.log.settled:
+            self.ended_at = now
+
+    def stored(self, now: float) -> None:
         """The store has acknowledged what readers saw before: whoever waits for that goes on."""
+        self._note_end(now)
         if self._moved is not None:
             self._moved.set()
 

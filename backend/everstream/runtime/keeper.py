@@ -39,6 +39,7 @@ PROBES_PER_ROUND = 1024  # a round every `lease_renew_ms`; what is left is due i
 CUT_OFF_LEASES = 0.6  # between two renewals: less than it takes for another's lease to run out, of which 1/3 is gone
 DISOWNED_S = 4.0  # longer than a probe and a commit's retry take
 TO_FOLD_MAX = 100_000
+_NO_ENTRIES = 2**53 - 1  # read after that
 FOLDS_PER_ROUND = 100
 
 Adopt = Callable[[State], None]
@@ -129,7 +130,7 @@ class Keeper:
         for stream, leader in await self._store.open_streams():
             try:
                 if leader == self._node:
-                    if not self._long_disowned(stream, before):
+                    if not self._long_disowned(stream, before) and not await self._is_handed(stream):
                         continue
                 elif leader in alive or owner_of(partition_of(stream), able) != self._node:
                     continue
@@ -140,6 +141,13 @@ class Keeper:
                 raise
             except Exception:  # it may be of another version; the others need not wait for that
                 logger.exception("a stream could not be adopted", stream=stream)
+
+    async def _is_handed(self, stream: str) -> bool:
+        """Whether this node was named the leader on purpose, and the hint was lost."""
+        if self._at_work(stream):
+            return False
+        state = await self._store.read(stream, _NO_ENTRIES)
+        return state is not None and state.head.handed and state.head.leader == self._node
 
     def _long_disowned(self, stream: str, before: dict[str, float]) -> bool:
         """Whether the store has called us the leader for long of what we do not lead."""

@@ -62,7 +62,7 @@ class Node:
         )
         self._follower = Follower(store, self.hub, self._clock)
         resting = Resting(store, self._clock)
-        self._keeper = Keeper(store, self.hub, self.id, settings, self._clock, self.adopted, self._probe, resting)
+        self._keeper = Keeper(store, self.hub, self.id, settings, self._clock, self.adopted, self.probe, resting)
         self._succession = Succession(self, store, self.hub, providers, settings, self.counters, resting)
 
     # ------------------------------------------------------------------ life
@@ -175,6 +175,8 @@ class Node:
         elif not feed.led:
             await self._follower.refresh(feed)
         await feed.catch_up(seen, lambda: self._follower.heal(feed))
+        while feed.led and feed.waits_for_store(seen):  # what the reader saw is here, and not lost
+            await feed.catch_up(seen, lambda: self.probe(feed))
         return await self.find(stream)  # nobody read it meanwhile: it may have left the memory
 
     async def cancel(self, stream: str) -> int:
@@ -237,7 +239,7 @@ class Node:
     def adopted(self, state: State) -> None:
         self._succession.carry_on(state)
 
-    def _probe(self, feed: Feed) -> None:
+    def probe(self, feed: Feed) -> None:
         self._committer(feed.stream).probe(feed)
 
     # ------------------------------------------------------------------ generations

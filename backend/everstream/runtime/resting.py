@@ -30,11 +30,10 @@ class Resting:
         now = self._clock()
         nodes = set(nodes)
         unknown = [node for node in nodes if self._known.get(node, (False, now))[1] <= now]
+        told = await asyncio.gather(*(self._store.recall(_name(node)) for node in unknown))
         if len(self._known) > KNOWN_MAX:
-            self._known.clear()
-        for node, said in zip(
-            unknown, await asyncio.gather(*(self._store.recall(_name(node)) for node in unknown)), strict=True
-        ):
+            self._known = {node: known for node, known in self._known.items() if node in nodes}
+        for node, said in zip(unknown, told, strict=True):
             self._known[node] = (said is not None, now + KNOWN_S)
         return {node for node in nodes if not self._known[node][0]}
 

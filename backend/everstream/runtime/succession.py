@@ -41,6 +41,8 @@ PAUSE_FIRST_S = 0.25  # before another call; doubled each time
 PAUSE_MAX_S = 10.0
 HAND_OVERS_AT_ONCE = 16  # each stands still for a few calls of the store, so not all at the same time
 LAST_WORDS_S = 2.0  # what handing over everything may take at the end of a drain
+AGAIN_S = 1.0  # after which what could not be handed over is tried again
+PROBED_S = 0.02  # between two questions whether the store holds all of a stream
 STORED_S = 2.0  # for the store to take what is there, before a stream is handed over
 
 RESTING_TTL_S = 60
@@ -77,6 +79,10 @@ class Household(Protocol):
         """Have its log committed at once."""
         ...
 
+    def probe(self, feed: Feed) -> None:
+        """Have the store asked whether it still holds what it has acknowledged."""
+        ...
+
     def ended(self, feed: Feed) -> None: ...
 
     def do(self, work: Coroutine[Any, Any, None], name: str) -> None: ...
@@ -100,6 +106,7 @@ class Succession:
         self._settings = settings
         self._counters = counters
         self._resting = resting
+        self._halted: set[Feed] = set()  # stopped to be handed over, which could not be done yet
         self._fallbacks = tuple(model.strip() for model in settings.fallback_models.split(",") if model.strip())
 
     # ------------------------------------------------------------------ taking over
@@ -121,7 +128,9 @@ class Succession:
         heirs = await self.heirs()
         state = await self._store.read(stream)
         if heirs and state is not None and state.head.leader == self._node.id:
-            await self._name(stream, state.head.epochs[-1][0], heirs)
+            heir = self._heir(stream, heirs)
+            if await self._store.hand_over(stream, state.head.epochs[-1][0], state.head.tail, heir):
+                await self._hint(heir, stream)
 
     def carry_on(self, state: State) -> None:
         """Go on with a stream that this node has just adopted."""
@@ -235,13 +244,29 @@ class Succession:
         except EverstreamError:
             logger.warning("the others could not be told that this node goes")
         await self._hand_over_all(self._exactly, deadline, clock)
-        while (left_s := deadline - LAST_WORDS_S - clock()) > 0 and self._running():
-            relays = [asyncio.create_task(feed.wait_ended(), name="drain") for feed in self._running()]
-            await asyncio.wait(relays, timeout=min(left_s, 1.0))
-            for task in relays:
-                task.cancel()
-            await asyncio.gather(*relays, return_exceptions=True)
+        while (left_s := deadline - LAST_WORDS_S - clock()) > 0 and (self._running() or self._waiting()):
+            await self._some_ended(min(left_s, AGAIN_S))
+            if self._waiting():
+                await self._hand_over_all(lambda feed: False, deadline, clock)
         await self._hand_over_all(lambda feed: True, deadline, clock, to_nobody=True)
+        while self._waiting() and clock() < deadline:
+            await asyncio.sleep(PROBED_S)
+            await self._hand_over_all(lambda feed: False, deadline, clock, to_nobody=True)
+
+    async def _some_ended(self, timeout_s: float) -> None:
+        """Until the answers that run now have ended, or the time is over."""
+        ending = [asyncio.create_task(feed.wait_ended(), name="drain") for feed in self._running()]
+        if not ending:
+            await asyncio.sleep(PROBED_S)
+            return
+        await asyncio.wait(ending, timeout=timeout_s)
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    def _waiting(self) -> list[Feed]:
+        """Stopped to be handed over, which could not be done yet."""
+        return [feed for feed in self._halted if feed.led]
 
     def _running(self) -> list[Feed]:
         return [feed for feed in self._hub if feed.led and feed.relay is not None]
@@ -259,7 +284,7 @@ class Succession:
             heirs = set()
         if not heirs and not to_nobody:
             return
-        going = [feed for feed in self._running() if which(feed)]
+        going = [feed for feed in self._running() if which(feed)] + self._waiting()
         turn = asyncio.Semaphore(HAND_OVERS_AT_ONCE)
 
         async def go(feed: Feed) -> None:
@@ -276,24 +301,38 @@ class Succession:
     async def hand_over(self, feed: Feed, heirs: set[str]) -> None:
         """Stop leading a stream by consent: commit what is there, then name the heir.  Never raises."""
         relay = feed.relay
-        if not isinstance(relay, Relay) or not relay.hand_over():
+        if feed not in self._halted and (not isinstance(relay, Relay) or not relay.hand_over()):
             return
+        self._halted.add(feed)
         try:
             async with asyncio.timeout(STORED_S):
                 await self._store.follow(feed.stream)  # those who read it here go on reading
-                await feed.wait_stored()
-                if feed.led and not feed.log.fenced:
-                    feed.led = False  # from now on what comes is pushed
-                    await self._name(feed.stream, feed.log.epoch, heirs)
+                while feed.led and not feed.log.fenced and not await self._stored_and_named(feed, heirs):
+                    pass
+            self._halted.discard(feed)
         except (EverstreamError, TimeoutError) as error:
-            logger.warning("a stream could not be handed over and has to be found", stream=feed.stream, why=repr(error))
+            logger.warning("a stream could not be handed over", stream=feed.stream, why=repr(error))
 
-    async def _name(self, stream: str, epoch: int, heirs: set[str]) -> None:
-        heir = owner_of(partition_of(stream), heirs) or ""
-        if await self._store.hand_over(stream, epoch, heir):
-            self._counters.handed_over += 1
-            if heir:
-                await self._store.send(heir, LEAD + stream.encode())
+    async def _stored_and_named(self, feed: Feed, heirs: set[str]) -> bool:
+        """False where the store turned out to hold less than it had said: then it is being sent again."""
+        await feed.wait_stored()
+        heir = self._heir(feed.stream, heirs)
+        if not await self._store.hand_over(feed.stream, feed.log.epoch, feed.log.tail, heir):
+            self._node.probe(feed)
+            await asyncio.sleep(PROBED_S)
+            return False
+        feed.led = False  # before the heir can say a word: it comes as a push
+        await self._hint(heir, feed.stream)
+        return True
+
+    @staticmethod
+    def _heir(stream: str, heirs: set[str]) -> str:
+        return owner_of(partition_of(stream), heirs) or ""
+
+    async def _hint(self, heir: str, stream: str) -> None:
+        self._counters.handed_over += 1
+        if heir:
+            await self._store.send(heir, LEAD + stream.encode())
 
 
 def _asking(request: Request, model: str) -> Request:

@@ -142,14 +142,16 @@ class Store(Protocol):
         """Begin a new epoch under this node, fencing `leader`, and read all of the stream.
 
         None where another node was faster (the leader is no longer `leader`), or it has ended.  The state still says
-        whether it was `handed`; afterwards it is not.
+        whether it was `handed`; afterwards it is not.  A reign that was handed on before it had an
+        entry leaves no trace.
         """
         ...
 
-    async def hand_over(self, stream: str, epoch: int, to: str) -> bool:
+    async def hand_over(self, stream: str, epoch: int, tail: int, to: str) -> bool:
         """Name the node `to` (empty: whichever comes) as the next leader of a stream that this node leads in `epoch`.
 
-        Nothing else changes until that node adopts it.  False where this node does not lead it, or it has ended.
+        Nothing else changes until that node adopts it.  False where this node does not lead it, it has ended, or the
+        store does not hold all up to `tail`: then this node has what nobody else would have.
         """
         ...
 

@@ -202,15 +202,20 @@ end
 
 -- KEYS: head, list.  ARGV: expected leader, node, tag, ttl_s.  Reply as of read; nothing where somebody else was faster.
 local function adopt(keys, args)
-  local h = redis.call('HMGET', keys[1], 'e', 'n', 's', 'b')
+  local h = redis.call('HMGET', keys[1], 'e', 'n', 's', 'b', 't')
   if not h[1] or h[3] or h[2] ~= args[1] then return {} end
   local epochs = table_of(h[1])
   local tail = tonumber(h[4] or 0) + redis.call('LLEN', keys[2])
   local epoch = next_epoch(epochs[#epochs][1], tonumber(args[3]))
   -- A reign that begins past the tail has no entry left, and its start would say that older ones reach further.
+  -- Nor has the last one, where its leader was only named, or went before it had said a word: it was no attempt.
+  local last = epochs[#epochs]
+  local skipped = h[5] and last[2] == tail and last or nil
   local reigns = {}
   for _, reign in ipairs(epochs) do
-    if reign[2] <= tail then reigns[#reigns + 1] = string.format('%.0f:%.0f', reign[1], reign[2]) end
+    if reign[2] <= tail and reign ~= skipped then
+      reigns[#reigns + 1] = string.format('%.0f:%.0f', reign[1], reign[2])
+    end
   end
   reigns[#reigns + 1] = string.format('%.0f:%.0f', epoch, tail)
   redis.call('HSET', keys[1], 'e', table.concat(reigns, ','), 'n', args[2])
@@ -220,11 +225,13 @@ local function adopt(keys, args)
   return state
 end
 
--- KEYS: head.  ARGV: node, its epoch, the heir.  Reply: 1 where it was done.
+-- KEYS: head, list.  ARGV: node, its epoch, its tail, the heir.  Reply: 1 where it was done.
 local function hand_over(keys, args)
-  local h = redis.call('HMGET', keys[1], 'e', 'n', 's')
-  if not h[1] or h[3] or h[2] ~= args[1] or string.match(h[1], '(%d+):%d+$') ~= args[2] then return 0 end
-  redis.call('HSET', keys[1], 'n', args[3], 't', '1')
+  local h = redis.call('HMGET', keys[1], 'e', 'n', 's', 'b', 't')
+  if not h[1] or h[3] or string.match(h[1], '(%d+):%d+$') ~= args[2] then return 0 end
+  if h[2] ~= args[1] and not h[5] then return 0 end
+  if tonumber(h[4] or 0) + redis.call('LLEN', keys[2]) ~= tonumber(args[3]) then return 0 end
+  redis.call('HSET', keys[1], 'n', args[4], 't', '1')
   return 1
 end
 

@@ -131,15 +131,21 @@ class Disk:
         # A failover, or a truncation half made good, may have left less than an earlier reign began with: that reign
         # has no entry left, and its start would say that older ones reach further than they do.
         past = tuple(reign for reign in record.epochs if reign[1] <= record.tail)
+        if record.handed and past and past[-1] == record.epochs[-1] and past[-1][1] == record.tail:
+            past = past[:-1]  # its leader was only named, or went before it had said a word: it was no attempt
         record.epochs = (*past, (epoch, record.tail))
         record.leader = node
         state = self.read(stream)
         record.handed = False
         return state
 
-    def hand_over(self, stream: str, epoch: int, node: str, to: str) -> bool:
+    def hand_over(self, stream: str, epoch: int, tail: int, node: str, to: str) -> bool:
         record = self.records.get(stream)
-        if record is None or record.ended or record.leader != node or record.epochs[-1][0] != epoch:
+        if record is None or record.ended or record.epochs[-1][0] != epoch:
+            return False
+        if record.tail != tail:
+            return False
+        if record.leader != node and not record.handed:  # handed already: whoever did it says so again
             return False
         record.leader, record.handed = to, True
         return True
@@ -211,9 +217,9 @@ class MemoryStore:
         await self.ping()
         return self.disk.adopt(stream, leader, self._node)
 
-    async def hand_over(self, stream: str, epoch: int, to: str) -> bool:
+    async def hand_over(self, stream: str, epoch: int, tail: int, to: str) -> bool:
         await self.ping()
-        return self.disk.hand_over(stream, epoch, self._node, to)
+        return self.disk.hand_over(stream, epoch, tail, self._node, to)
 
     async def mark_cancelled(self, stream: str) -> Head | None:
         await self.ping()

@@ -238,9 +238,10 @@ class ValkeyStore:
         arguments = (leader.encode(), self._node, self._tag, self._stream_ttl)
         return _state(stream, await self._fcall("adopt", place, keys, *arguments))
 
-    async def hand_over(self, stream: str, epoch: int, to: str) -> bool:
-        head, _, _, _, place = self._keys(stream)
-        return bool(await self._fcall("hand_over", place, [head], self._node, b"%d" % epoch, to.encode()))
+    async def hand_over(self, stream: str, epoch: int, tail: int, to: str) -> bool:
+        *keys, _, _, place = self._keys(stream)
+        arguments = (self._node, b"%d" % epoch, b"%d" % tail, to.encode())
+        return bool(await self._fcall("hand_over", place, keys, *arguments))
 
     async def mark_cancelled(self, stream: str) -> Head | None:
         *keys, _, _, place = self._keys(stream)
