@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -198,6 +201,40 @@ def test_entries_of_a_reign_that_is_over_are_nothing_new() -> None:
     log = Log("r_x", SECOND, [*OPENING, *text("a", "b"), SEAM])
     assert log.offer(FIRST, 5, text("zombie")) is Offer.KNOWN
     assert log.tail == 6
+
+
+class Looked(Sequence[Event]):
+    """Entries that count how often one of them is looked at."""
+
+    def __init__(self, entries: list[Event]) -> None:
+        self._entries = entries
+        self.looks = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, at: Any) -> Any:
+        self.looks += 1
+        return self._entries[at]
+
+    def extend(self, more: Sequence[Event]) -> None:
+        self._entries.extend(more)
+
+
+def test_a_push_looks_at_what_it_brings_and_not_at_all_that_came_before() -> None:
+    log = Log("r_x", FIRST, OPENING)
+    held = Looked(OPENING + text("a") * 1000)
+    log.entries = held  # type: ignore[assignment]
+    assert log.offer(FIRST, len(held), text("b")) is Offer.APPLIED
+    assert held.looks == 0
+
+
+@given(legal_streams())
+def test_pushed_one_by_one_or_read_at_once_a_log_has_come_as_far(entries: list[Event]) -> None:
+    pushed = Log("r_x", FIRST)
+    for after, entry in enumerate(entries):
+        assert pushed.offer(FIRST, after, [entry]) is Offer.APPLIED
+        assert pushed.phase is Log("r_x", FIRST, entries[: after + 1]).phase
 
 
 def test_a_newer_reign_goes_on_where_its_adopter_found_the_log() -> None:

@@ -271,9 +271,10 @@ class Log:
         self.epochs = epochs
         if after + len(entries) <= tail:
             return Offer.KNOWN
-        self.entries.extend(entries[tail - after :])
+        fresh = entries[tail - after :]
+        self.entries.extend(fresh)
         self.acked = self.committed = self.tail
-        self._enter(_phase_of(self.entries, self.summary, self.base))
+        self._enter(_phase_after(self.phase, fresh))
         return Offer.APPLIED
 
     def _forked(self, epochs: Epochs) -> bool:
@@ -287,11 +288,17 @@ class Log:
 
 def _phase_of(entries: Sequence[Event], summary: Summary, base: int) -> Phase:
     """How far a log that was read back has come.  After a fold, or in the middle, a seam is what comes next."""
-    if (entries and isinstance(entries[-1], StreamEnd)) or summary.end is not None:
+    if summary.end is not None:
         return Phase.ENDED
     if not entries and not base:
         return Phase.NEW
-    phase = Phase.NEW if not base else Phase.CARRIED
+    return _phase_after(Phase.NEW if not base else Phase.CARRIED, entries)
+
+
+def _phase_after(phase: Phase, entries: Sequence[Event]) -> Phase:
+    """How far a log has come with these entries.  A push costs what it brings, however long the log is."""
+    if entries and isinstance(entries[-1], StreamEnd):
+        return Phase.ENDED
     for entry in entries:
         phase = ORDER[phase][type(entry)]
     return phase
