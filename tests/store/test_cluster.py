@@ -324,6 +324,28 @@ async def test_what_a_replica_has_acknowledged_outlives_the_primary(cluster: Clu
         assert state.entries == entries
 
 
+async def test_followers_hear_of_what_a_replica_has_and_of_nothing_before(cluster: Cluster) -> None:
+    """They show what they hear: were it lost with the primary, a person would have seen it."""
+    async with seated(cluster.url, acks="replica", acks_ms=5_000) as seat, seated(cluster.url, "n_two") as other:
+        author = await Author.of(seat, 7)
+        await author.say("a")
+        await other.store.follow(author.stream)
+        replica = await cluster.replica_of(await cluster.primary_of(7))
+        cluster.stop_(replica)
+        try:
+            write = Write(author.stream, author.epochs, author.acked, words("b"), False, "n_one")
+            committing = asyncio.create_task(seat.store.commit([write]))
+            await asyncio.sleep(0.3)  # pause: far longer than a push takes
+            assert not committing.done()
+            assert not other.pushes
+        finally:
+            cluster.cont(replica)
+        (reply,) = await asyncio.wait_for(committing, WAIT_S)
+        assert reply.copied
+        await until(lambda: bool(other.pushes))
+        assert other.pushes[0].entries == words("b")
+
+
 # --------------------------------------------------------------------------- addresses
 
 

@@ -231,8 +231,13 @@ class Node:
             feed.relay.depose()
         feed.led = False
         feed.log.fenced = True
-        await self._store.follow(feed.stream)
-        state = await self._store.read(feed.stream)
+        try:
+            await self._store.follow(feed.stream)
+            state = await self._store.read(feed.stream)
+        except EverstreamError as error:
+            logger.warning("what another leads now cannot be read yet", stream=feed.stream, error=error.message)
+            self._follower.heal(feed)
+            return
         if state is not None and not feed.led:
             feed.replace(log_of(state), self._clock())
 

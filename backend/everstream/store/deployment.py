@@ -216,6 +216,12 @@ class Deployment:
             await self._refused(place, server, str(reply))
         raise StoreUnavailable("the store is moving what these streams lie in")
 
+    def tell(self, place: int, commands: Sequence[bytes]) -> None:
+        """Send packed commands whose outcome does not matter, behind what was written before."""
+        line = self._owners[place].line
+        if commands and line is not None and line.lost is None:
+            line.call(b"".join(commands), len(commands)).add_done_callback(_seen)
+
     async def write_each(self, commands: Sequence[tuple[int, bytes]]) -> list[Any]:
         """One packed command a place, with one write a server; for those that only read.  Raises StoreUnavailable."""
         shares: dict[Server, list[tuple[int, bytes]]] = {}
@@ -253,6 +259,11 @@ class Deployment:
         if text.startswith("READONLY"):
             await server.hang_up()
         raise StoreUnavailable(f"the store answered: {text[:200]}")
+
+
+def _seen(reply: asyncio.Future[Any]) -> None:
+    if not reply.cancelled():
+        reply.exception()
 
 
 def _spot(text: str, server: Server) -> Spot:

@@ -76,14 +76,15 @@ local function keep_up(head, list, ttl_s)
 end
 
 -- KEYS of each write: head, list.  One more may follow, of which a cluster is only to know that it is touched.
--- ARGV: ttl_s, then for each write: epochs, base, flags, leader, count, meta where the flags have an m, entries…
+-- ARGV: ttl_s, "1" when followers are to be told at once, then for each write: epochs, base, flags, leader, count, meta where the flags have an m, entries…
 -- Flags: e, the last of the entries ends the stream; m, the head may have to be made, of this meta.
--- Reply: for each write verdict, tail, cancelled.
+-- Reply: for each write verdict, tail, and 1 where it is to be cancelled plus 2 where somebody follows.
 local function commit(keys, args)
   local replies = {}
   local ttl_s = tonumber(args[1])
   local stride = math.min(STRIDE_ENTRIES_MAX, math.ceil(ttl_s / (2 * SILENCE_S)))
-  local k, a = 1, 2
+  local tells = args[2] == '1'
+  local k, a = 1, 3
   while k < #keys do
     local head, list = keys[k], keys[k + 1]
     local epochs, base, flags, leader, count = args[a], tonumber(args[a + 1]), args[a + 2], args[a + 3], tonumber(args[a + 4])
@@ -149,7 +150,7 @@ local function commit(keys, args)
           redis.call('EXPIRE', head, ttl_s)
           redis.call('EXPIRE', list, ttl_s)
         end
-        if now[4] and count > 0 then
+        if now[4] and count > 0 and tells then
           local tagged, stream = names(head)
           local push = {stream, epochs, base, {unpack(args, first, first + count - 1)}}
           redis.call('SPUBLISH', tagged .. 'f:' .. stream, cmsgpack.pack(push))
@@ -158,7 +159,7 @@ local function commit(keys, args)
     end
     replies[#replies + 1] = verdict
     replies[#replies + 1] = tail
-    replies[#replies + 1] = now[3] and 1 or 0
+    replies[#replies + 1] = (now[3] and 1 or 0) + (now[4] and 2 or 0)
     k, a = k + 2, first + count
   end
   return replies

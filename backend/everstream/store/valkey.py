@@ -181,7 +181,8 @@ class ValkeyStore:
 
     async def commit(self, writes: Sequence[Write]) -> list[Reply]:
         keys: list[bytes] = []
-        arguments: list[bytes] = [self._stream_ttl]
+        # Where replicas are to have it first, followers are told afterwards: they show what they hear of.
+        arguments: list[bytes] = [self._stream_ttl, b"0" if self._acks_ms else b"1"]
         for write in writes:
             keys += self._keys(write.stream)[:2]
             entries = write.entries
@@ -207,7 +208,28 @@ class ValkeyStore:
             keys.append(opened)
         command = packed(b"FCALL", _COMMIT, b"%d" % len(keys), *keys, *arguments)
         reply, copied = await self._exchange(place, command)
-        return [Reply(_VERDICTS[reply[i]], reply[i + 1], reply[i + 2] == 1, copied) for i in range(0, len(reply), 3)]
+        if self._acks_ms:
+            self._tell(
+                place,
+                [
+                    write
+                    for write, i in zip(writes, range(0, len(reply), 3), strict=True)
+                    if reply[i] == 0 and reply[i + 2] & 2 and write.entries
+                ],
+            )
+        return [
+            Reply(_VERDICTS[reply[i]], reply[i + 1], reply[i + 2] & 1 == 1, copied) for i in range(0, len(reply), 3)
+        ]
+
+    def _tell(self, place: int, writes: Sequence[Write]) -> None:
+        """Push to followers what replicas have by now, as the server does it by itself otherwise."""
+        assert self._deployment is not None, "the store is not open"
+        pushes = []
+        for write in writes:
+            entries = [pack_entry(entry) for entry in write.entries]
+            push = msgpack.packb((write.stream, pack_epochs(write.epochs), write.base, entries))
+            pushes.append(packed(b"SPUBLISH", self._keys(write.stream)[3], push))
+        self._deployment.tell(place, pushes)
 
     def _exchange(self, place: int, command: bytes) -> Awaitable[tuple[list[Any], bool]]:
         """One packed command and its reply on the line of the commits, and whether a replica has it too."""
