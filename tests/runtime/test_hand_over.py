@@ -22,6 +22,7 @@ from everstream.core.errors import EverstreamError
 from everstream.core.events import HeadersReceived, RequestStart, Seam, StreamEnd
 from everstream.core.log import Position
 from everstream.runtime import keeper, succession
+from everstream.store.base import State
 
 QUICK = {"lease_ms": 400, "lease_renew_ms": 20}
 
@@ -326,3 +327,23 @@ async def test_named_while_it_goes_itself_a_node_passes_the_stream_on(store: Cou
         await until(lambda: len(hands[2].calls) == 1)
         assert store.disk.records[feed.stream].leader == three.id
         assert not hands[1].calls
+
+
+async def test_adopting_many_streams_does_not_cost_a_node_its_own_lease(store: CountingStore) -> None:
+    """Each adoption takes a while; all together take longer than a lease."""
+    other = store.beside()
+    adopt, leases = other.adopt, []
+
+    async def slowly(stream: str, leader: str) -> State | None:
+        await asyncio.sleep(0.05)  # pause: a store under load
+        leases.append(max(store.disk.leases.values()) - store.disk.clock_ms())  # its own: nobody else is there
+        return await adopt(stream, leader)
+
+    hand = Hand("exact")
+    async with running(store, hand, **QUICK) as one:
+        feeds = [(await answering(one, hand, "half"))[0] for _ in range(20)]
+    other.adopt = slowly  # type: ignore[method-assign]
+    async with running(other, Hand("exact"), **QUICK) as two:
+        await until(lambda: all(store.disk.records[feed.stream].leader == two.id for feed in feeds))
+    assert len(leases) == len(feeds)
+    assert min(leases) > 0

@@ -5,7 +5,8 @@ case the change went unnoticed, each open stream whose leader is not alive is ad
 hashing names.  Adoption begins a new epoch, so that it does no harm if the leader was only asleep.  After a time in
 which the store was away from everybody nobody is taken for dead until all had time to come back.  The store knows of
 such a time where all leases ran out in it.  A shorter one lets only some run out: so a node that could not renew its
-own for a while takes nobody for dead either, for the length of a lease.
+own for a while takes nobody for dead either, for the length of a lease.  Renewing is a task of its own: nothing that
+this node does for others may cost it its own streams.
 
 The store may also name this node where it leads nothing: the reply to an adoption was lost, or a failover forgot that
 another took over.  That other one probes, and so gets a while to say so; then this node adopts the stream itself.
@@ -70,19 +71,30 @@ class Keeper:
         self._disowned: dict[str, float] = {}  # open streams said to be ours that are not, and since when
         self._alive: set[str] = set()
         self._searched_at = float("-inf")
+        self._settled = False  # the store has not been away from everybody lately
         self._renewed_at: float | None = None
         self._doubts_until = float("-inf")  # this node was cut off: till then it takes nobody for dead
         self._to_fold: deque[tuple[float, str, int]] = deque(maxlen=TO_FOLD_MAX)
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Take the lease, and adopt what lies there already.  Raises EverstreamError `store.unavailable`."""
-        await self._keep_lease()
-        self._task = asyncio.create_task(self._run(), name="keeper")
+        if self._settings.lead:
+            await self._renew()
+            self._tasks.append(asyncio.create_task(self._every_round(self._renew), name="lease"))
+            try:
+                await self._seek_orphans()
+            except BaseException:
+                await end(self._tasks)
+                raise
+        self._tasks.append(
+            asyncio.create_task(
+                self._every_round(self._seek_orphans, self._probe_silent, self._forget, self._fold), name="keeper"
+            )
+        )
 
     async def stop(self) -> None:
-        if self._task is not None:
-            await end([self._task])
+        await end(self._tasks)
         if not self._settings.lead:
             return
         try:
@@ -94,10 +106,10 @@ class Keeper:
         """A stream led here has ended: fold it after a while."""
         self._to_fold.append((self._clock() + self._settings.fold_after_s, feed.stream, feed.log.tail))
 
-    async def _run(self) -> None:
+    async def _every_round(self, *steps: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_renew_ms / 1000)
-            for step in (self._keep_lease, self._probe_silent, self._forget, self._fold):
+            for step in steps:
                 await self._try(step)
 
     async def _try(self, step: Callable[[], Awaitable[None]]) -> None:
@@ -108,19 +120,29 @@ class Keeper:
         except Exception:
             logger.exception("housekeeping failed")
 
-    async def _keep_lease(self) -> None:
-        if not self._settings.lead:
+    async def _renew(self) -> None:
+        self._settled = await self._store.renew(self._settings.lease_ms)
+        now = self._clock()
+        if self._cut_off(now):
+            self._doubts_until = now + self._settings.lease_ms / 1000
+        self._renewed_at = now
+
+    def _cut_off(self, now: float) -> bool:
+        """Whether this node has not renewed its lease for so long that others could not have, either."""
+        lease_s = self._settings.lease_ms / 1000
+        return self._renewed_at is not None and now - self._renewed_at > CUT_OFF_LEASES * lease_s
+
+    def _may_judge(self) -> bool:
+        """Whether this node may take another for dead."""
+        now = self._clock()
+        return self._settled and now >= self._doubts_until and not self._cut_off(now) and not self.resting
+
+    async def _seek_orphans(self) -> None:
+        if not self._settings.lead or not self._may_judge():
             return
-        settled = await self._store.renew(self._settings.lease_ms)
         alive = await self._store.nodes()
         now = self._clock()
-        lease_s = self._settings.lease_ms / 1000
-        if self._renewed_at is not None and now - self._renewed_at > CUT_OFF_LEASES * lease_s:
-            self._doubts_until = now + lease_s
-        self._renewed_at = now
-        if not settled or now < self._doubts_until or self.resting:
-            return
-        if alive != self._alive or now - self._searched_at >= ORPHAN_SEARCH_S:
+        if self._may_judge() and (alive != self._alive or now - self._searched_at >= ORPHAN_SEARCH_S):
             self._alive, self._searched_at = alive, now
             await self._adopt_orphans(alive)
 

@@ -190,8 +190,10 @@ class Deployment:
         except FAILURES as error:
             raise StoreUnavailable("the store is moving what this stream lies in") from error
 
-    async def write(self, place: int, command: bytes) -> tuple[Any, bool]:
+    async def write(self, place: int, command: bytes, *, acks: bool = True) -> tuple[Any, bool]:
         """The reply to a packed command on the line of the place's server, and whether a replica has it, if one is to.
+
+        Without `acks` no replica is waited for.
 
         Raises StoreUnavailable.
         """
@@ -201,7 +203,7 @@ class Deployment:
                 line = server.line
                 if line is None or line.lost is not None:
                     line = await server.open_line()
-                if server.copies is None:
+                if server.copies is None or not acks:
                     reply, copied = await line.call(command), True
                 else:
                     reply, copied = await server.copies.call(line, command)

@@ -297,8 +297,12 @@ class ValkeyStore:
     # ------------------------------------------------------------------ leases
 
     async def renew(self, lease_ms: int) -> bool:
-        arguments = (self._node, b"%d" % lease_ms, self._stream_ttl)
-        return bool(await self._fcall("renew", LEASES, [self._leases_key], *arguments))
+        # On the line of the commits: the pool may be full of calls that wait for a server that is away.
+        assert self._deployment is not None, "the store is not open"
+        arguments = (self._leases_key, self._node, b"%d" % lease_ms, self._stream_ttl)
+        command = packed(b"FCALL", function("renew"), b"1", *arguments)
+        settled, _ = await self._deployment.write(LEASES, command, acks=False)
+        return bool(settled)
 
     async def release(self) -> None:
         await self._ask(LEASES, b"ZREM", self._leases_key, self._node)
