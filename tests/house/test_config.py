@@ -192,7 +192,8 @@ def test_every_setting_says_what_it_is_and_every_number_its_unit() -> None:
     rows = list(describe())
     assert [row.name for row in rows] == list(NAMES)
     counts = {
-        "port", "workers", "carry_on_attempts", "streams_per_connection", "commands_in_flight", "provider_max_connections", "provider_max_retries",
+        "port", "workers", "carry_on_attempts", "streams_per_connection", "commands_in_flight",
+        "provider_max_connections", "provider_max_retries",
         "streams_in_memory",
     }  # fmt: skip
     for row in rows:
