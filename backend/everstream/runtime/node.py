@@ -299,5 +299,8 @@ class Node:
 
     def _spent(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (failure := task.exception()) is not None:
+        failure = None if task.cancelled() else task.exception()
+        if isinstance(failure, EverstreamError):  # the store is away: whatever it was is found and done later
+            logger.warning("a task of the node was given up", task=task.get_name(), error=failure.message)
+        elif failure is not None:
             logger.error("a task of the node failed", task=task.get_name(), exc_info=failure)
