@@ -201,7 +201,7 @@ class Succession:
 
     @staticmethod
     def _pause_s(in_vain: int, error: EverstreamError) -> float:
-        """None where the answer was growing; then longer each time, each of many streams by itself."""
+        """No pause where the answer was growing; then longer each time, each of many streams by itself."""
         if error.retry_after_ms is not None:
             return min(error.retry_after_ms / 1000, PAUSE_MAX_S)
         if not in_vain:
