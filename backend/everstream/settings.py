@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -41,6 +41,34 @@ Span = Annotated[float, Field(ge=0, le=86_400)]  # seconds that something lasts;
 Pause = Annotated[int, Field(ge=0, le=600_000)]  # milliseconds
 Carry = Literal["auto", "prefill", "prefill_echo", "prompted", "restart", "none"]  # auto: as the table of policies says
 Keep = Annotated[int, Field(ge=60, le=315_360_000)]  # seconds in the store, a minute to ten years
+
+
+class EndpointSettings(BaseModel):
+    """A section `[endpoints.NAME]`: a service whose models are `NAME/model`.
+
+    Where NAME or `preset` is one of the presets, what is left out here is as it says.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    preset: Text | None = None
+    base_url: Text | None = None
+    api: (
+        Literal["chat", "responses", "completions", "messages", "gemini", "interactions", "ollama", "cohere"] | None
+    ) = None
+    api_key: SecretStr | None = None
+    key_env: Text | None = None  # the variable that holds the key
+    models: tuple[str, ...] | None = None  # offered; without it the service is asked
+    continuation: Carry | None = None
+    headers: dict[str, str] | None = None
+    query: dict[str, str] | None = None
+    body: dict[str, Any] | None = None  # added to every request's body
+    leave_out: tuple[str, ...] | None = None  # keys that are never sent
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    priced_as: Text | None = None  # its name in the public price list
+    thinking: bool | None = None
+    tools: bool | None = None
+    images: bool | None = None
 
 
 class Settings(BaseSettings):
@@ -119,6 +147,15 @@ class Settings(BaseSettings):
     provider_idle_timeout_s: Wait = Field(
         default=60.0, description="How long a provider may be silent in the middle of an answer."
     )
+    provider_connect_timeout_s: Wait = Field(
+        default=10.0, description="How long the making of a connection to a provider may take."
+    )
+    provider_first_token_timeout_s: Wait = Field(
+        default=300.0, description="How long an accepted request may go without a word of its answer."
+    )
+    provider_total_timeout_s: Wait = Field(
+        default=3_600.0, description="How long one call of a provider may take altogether."
+    )
     provider_max_connections: Count = Field(default=4_096, description="Connections to one provider at a time.")
     provider_max_retries: int = Field(
         default=2, ge=0, le=10, description="How often a request is tried again before its first token."
@@ -157,6 +194,35 @@ class Settings(BaseSettings):
     )
     anthropic_api_key: SecretStr | None = Field(
         default=None, description="Key for Anthropic; unset: ANTHROPIC_API_KEY."
+    )
+
+    gemini_continuation: Carry = Field(
+        default="auto", description="How a broken answer of the Gemini service is carried on, at best."
+    )
+    gemini_background: Literal["auto", "on", "off"] = Field(
+        default="auto", description="Run Gemini interactions in the background, so that they survive this server."
+    )
+    gemini_base_url: Text | None = Field(default=None, description="Address of the Gemini service; unset: Google's.")
+    gemini_api_key: SecretStr | None = Field(
+        default=None, description="Key for Gemini; unset: GEMINI_API_KEY or GOOGLE_API_KEY."
+    )
+    endpoints: dict[str, EndpointSettings] = Field(
+        default_factory=dict,
+        description="Further services, by name: a section [endpoints.NAME] each, or JSON.",
+    )
+    discover: bool = Field(
+        default=True, description="Look for Ollama, LM Studio, vLLM and llama.cpp on their usual ports of this machine."
+    )
+    local_threads: int = Field(default=1, ge=1, le=256, description="Threads of the local model.")
+    local_context_tokens: int = Field(
+        default=4_096, ge=256, le=1_048_576, description="Tokens that the local model sees at a time, in each answer."
+    )
+    local_parallel: int = Field(default=4, ge=1, le=64, description="Answers that the local model works on at a time.")
+    local_idle_s: Span = Field(
+        default=600.0, description="How long the local model stays in memory without a question; 0: for ever."
+    )
+    huggingface_models: str = Field(
+        default="", description="Hugging Face models to run here, as owner/name or a folder, with commas."
     )
 
     # streams and their store
@@ -202,7 +268,7 @@ class Settings(BaseSettings):
     def _made_absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
 
-    @field_validator("openai_api_key", "anthropic_api_key", mode="after")
+    @field_validator("openai_api_key", "anthropic_api_key", "gemini_api_key", mode="after")
     @classmethod
     def _empty_is_unset(cls, value: SecretStr | None) -> SecretStr | None:
         return value if value and value.get_secret_value() else None

@@ -29,6 +29,7 @@ from typing import Any, cast
 from tests.providers.wire_server import Reply
 
 from everstream.core.events import (
+    Counted,
     DeltaRefusal,
     DeltaText,
     DeltaThinking,
@@ -158,6 +159,7 @@ class Outcome:
         self.entries: list[Event] = []  # as a log would hold them
         self.marks: dict[int, Mark] = {}  # beside the entry of that number, from 1
         self.resumed: Resumed | None = None
+        self.counted: Usage | None = None
 
     @property
     def finish(self) -> FinishReason | None:
@@ -205,6 +207,9 @@ class Outcome:
             assert self.resumed is None
             assert all(isinstance(entry, HeadersReceived) for entry in self.entries), "content came before the label"
             self.resumed = event
+            return
+        if isinstance(event, Counted):
+            self.counted = event.usage
             return
         if not isinstance(event, Finish):
             self.entries.append(event)

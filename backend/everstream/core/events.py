@@ -245,6 +245,13 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
     warnings: tuple[str, ...] = ()
 
 
+class Counted(msgspec.Struct, frozen=True, gc=False):
+    """What a provider has counted so far of the call under way.  Not an entry: it is what is known if the call breaks
+    off.  May come any number of times; a later one takes the place of an earlier."""
+
+    usage: Usage
+
+
 class Mark(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What a provider needs to carry on from here.  Kept beside the entry before it, never shown.
 

@@ -44,6 +44,7 @@ class AnthropicProvider(HttpProvider):
     """A provider (see `base.Provider`).  Its arguments are those of `HttpProvider`."""
 
     name = "anthropic"
+    api = "messages"
     package = "anthropic"
     address = BASE_URL
     why_not = "set ANTHROPIC_API_KEY"
@@ -59,11 +60,16 @@ class AnthropicProvider(HttpProvider):
 
     async def models(self) -> list[ModelInfo]:
         """The models worth offering.  Others may be asked for by name all the same."""
-        usable = self._api_key is not None or not self._official
-        why_not = None if usable else self.why_not
+        why_not = self._endpoint.hindrance
         return [
             ModelInfo(
-                f"{self.name}/{model}", usable, self._expected(model), why_not, thinking=True, tools=True, images=True
+                f"{self.name}/{model}",
+                why_not is None,
+                self._expected(model),
+                why_not,
+                thinking=True,
+                tools=True,
+                images=True,
             )
             for model in MODELS
         ]

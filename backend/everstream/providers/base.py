@@ -16,7 +16,8 @@ How `generate` must behave:
    any content, and says how that was done: never better than the truth.  Only what `progress` does not show follows.
    Where one way is refused the next worse one is tried; where none is left, `ProviderError` is raised.
 7. `Mark` may follow content in a batch: what will be needed to carry on from there.  It comes back in `progress`.
-8. Nothing that ends the reading ends what runs at the provider by itself: that is what `abandon` is for.
+8. `Counted` may come at any time after the headers: tokens as the provider has counted them so far.
+9. Nothing that ends the reading ends what runs at the provider by itself: that is what `abandon` is for.
 
 A provider may also be able to *pour*: to call the relay for each batch instead of being asked for the next.  That
 saves a task's wake-up a token.  The relay prefers it where it is there; nobody has to offer it.
@@ -34,6 +35,7 @@ from everstream.core.errors import EverstreamError
 from everstream.core.events import (
     Content,
     Continuation,
+    Counted,
     Finish,
     HeadersReceived,
     Mark,
@@ -43,7 +45,7 @@ from everstream.core.events import (
 )
 from everstream.core.summary import NOTHING, Summary
 
-ProviderEvent = Content | HeadersReceived | Finish | Mark | Resumed
+ProviderEvent = Content | HeadersReceived | Counted | Finish | Mark | Resumed
 Batch = Sequence[ProviderEvent]
 
 

@@ -22,6 +22,7 @@ from everstream.providers.carry_ladder import LABELS, Rung, rungs
 from everstream.providers.carry_policy import Carry, Dialect, Policy, overruled, policy_of, refusal_in
 from everstream.providers.carry_request import begun, prompted, stops_of
 from everstream.providers.carry_run import Attempt, carry_on
+from everstream.providers.endpoint import Api, Endpoint
 from everstream.providers.http_answer import Fold, Opener, answer, pour
 from everstream.providers.http_body import SETTLE_S
 
@@ -42,31 +43,47 @@ class HttpProvider(ABC):
     `base_url` None means the vendor itself.  `connect_timeout_s` bounds the making of a connection; reading is bounded
     by the relay.  `max_retries` counts new attempts at a request that was not yet answered, never at a broken answer.
     `continuation` is how an answer is carried on at best (`carry_policy`); `memory` keeps what is found out about that.
+    `endpoint` says all of that about a service with a name of its own; key, address and continuation are its then.
     """
 
     name: str
-    package: ClassVar[str]
+    api: ClassVar[Api]  # what is spoken where an endpoint does not say
+    package: ClassVar[str]  # what takes long to import, and is needed for the first request
     address: ClassVar[str]  # the vendor's own
     why_not: ClassVar[str]  # what to do where there is no key
 
     def __init__(
         self,
-        api_key: str | None,
+        api_key: str | None = None,
         base_url: str | None = None,
         *,
+        endpoint: Endpoint | None = None,
         max_connections: int = 4096,
         max_retries: int = 2,
         connect_timeout_s: float = 10.0,
         continuation: Carry = "auto",
         memory: Memory | None = None,
     ) -> None:
-        self._api_key = api_key or None
-        self._base_url = (base_url or self.address).rstrip("/")
+        if endpoint is None:
+            address = (base_url or self.address).rstrip("/")
+            endpoint = Endpoint(
+                self.name,
+                self.api,
+                address,
+                api_key or None,
+                needs_key=address == self.address,
+                why_not=self.why_not,
+                continuation=continuation,
+            )
+        self.name = endpoint.name
+        self._endpoint = endpoint
+        self._api_key = endpoint.api_key
+        self._base_url = endpoint.base_url.rstrip("/")
         self._official = self._base_url == self.address
         self._max_connections = max_connections
         self._max_retries = max_retries
         self._connect_timeout_s = connect_timeout_s
-        self._carry: Carry = continuation
+        self._carry: Carry = endpoint.continuation
         self._known = Known(memory)
         self._owner = ""  # what the server calls itself, where it has said so
         self._client: Any = None
@@ -107,15 +124,15 @@ class HttpProvider(ABC):
 
     async def prepare(self) -> None:
         """Import the package in a thread, make the client, load the prices.  Nothing where there is no key."""
-        if self._client is None and (self._api_key is not None or not self._official):
+        if self._client is None and self._endpoint.hindrance is None:
             await asyncio.to_thread(import_module, self.package)
             self._connect()
             await pricing.prepare()
 
     def check(self, request: Request) -> None:
         """Raises ProviderError `provider.auth` where there is no key."""
-        if self._api_key is None and self._official:
-            raise ProviderError("provider.auth", self.why_not)
+        if self._endpoint.hindrance is not None:
+            raise ProviderError("provider.auth", self._endpoint.hindrance)
 
     def continuation(self, request: Request, progress: Progress) -> Continuation | None:
         """How an answer that broke off after `progress` can be carried on at best, as far as is known unasked."""
@@ -160,8 +177,8 @@ class HttpProvider(ABC):
 
     def _connect(self) -> Any:
         if self._client is None:
-            if self._api_key is None and self._official:
-                raise ProviderError("provider.auth", self.why_not)
+            if self._endpoint.hindrance is not None:
+                raise ProviderError("provider.auth", self._endpoint.hindrance)
             self._client = self._make_client(self._api_key)
         return self._client
 

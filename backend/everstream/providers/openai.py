@@ -26,12 +26,13 @@ import msgspec
 import structlog
 
 from everstream.core.events import Continuation, Request
-from everstream.providers.base import Memory, ModelInfo, Progress, ProviderError
+from everstream.providers.base import ModelInfo, Progress, ProviderError
 from everstream.providers.carry_ladder import Rung, tokens_head
-from everstream.providers.carry_policy import Carry, Dialect, Policy
+from everstream.providers.carry_policy import Dialect, Policy
 from everstream.providers.carry_request import completions_body, mark_unfinished, tells_tokens
 from everstream.providers.chat_completions import ChatFold
 from everstream.providers.chat_request import chat_body, thinks_always
+from everstream.providers.endpoint import Endpoint
 from everstream.providers.http_body import Body, connection_error, make_limits, make_timeout, read_errors
 from everstream.providers.http_errors import status_error, tell_of_long_waits
 from everstream.providers.http_provider import Asking, HttpProvider
@@ -60,9 +61,9 @@ DISOWN_S = 10.0  # for a run that was asked for to say its name, so that it can 
 CANCEL_S = 4.0
 FAILED_RUNS_MAX = 1024
 
-Api = Literal["chat", "responses"]
+Chosen = Literal["chat", "responses"]
 Background = Literal["auto", "on", "off"]
-Endpoint = Literal["chat", "responses", "completions"]
+Route = Literal["chat", "responses", "completions"]
 _NO_KEY = "no-key-needed"  # servers of one's own ask for none, but the package insists
 _MINUTES = re.compile(r"(?:^|-)(?:pro|deep-research)(?:-|$)")  # models that think for so long
 
@@ -77,39 +78,29 @@ class _ModelList(msgspec.Struct):
 
 
 class OpenAIProvider(HttpProvider):
-    """A provider (see `base.Provider`).  Its further arguments are those of `HttpProvider`.
+    """A provider (see `base.Provider`).  Its further arguments, `settings` too, are those of `HttpProvider`.
 
     `background`: run responses in the background; `auto`: where the model thinks for minutes.
     """
 
     name = "openai"
+    api = "chat"
     package = "openai"
     address = BASE_URL
     why_not = "set OPENAI_API_KEY"
 
     def __init__(
         self,
-        api_key: str | None,
+        api_key: str | None = None,
         base_url: str | None = None,
         *,
-        api: Api = "chat",
+        api: Chosen = "chat",
         background: Background = "auto",
-        max_connections: int = 4096,
-        max_retries: int = 2,
-        connect_timeout_s: float = 10.0,
-        continuation: Carry = "auto",
-        memory: Memory | None = None,
+        endpoint: Endpoint | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            api_key,
-            base_url,
-            max_connections=max_connections,
-            max_retries=max_retries,
-            connect_timeout_s=connect_timeout_s,
-            continuation=continuation,
-            memory=memory,
-        )
-        self._api = api
+        super().__init__(api_key, base_url, endpoint=endpoint, **settings)
+        self._api = api if endpoint is None else endpoint.api
         self._background = background
         self._failed_runs: dict[str, None] = {}  # that the provider itself gave up; the oldest are forgotten
         self._listed: list[_Model] = []
@@ -159,12 +150,12 @@ class OpenAIProvider(HttpProvider):
             return []
 
     def _info(self, model: str) -> ModelInfo:
-        usable = self._api_key is not None
+        why_not = self._endpoint.hindrance
         return ModelInfo(
             f"{self.name}/{model}",
-            usable,
+            why_not is None,
             self._expected(model),
-            None if usable else self.why_not,
+            why_not,
             thinking=thinks_always(model),
             tools=True,
             images=True,
@@ -220,15 +211,15 @@ class OpenAIProvider(HttpProvider):
         mark_unfinished(body, policy, progress)
         return Asking(lambda: self._open(body, "chat"), ChatFold(self.name, warnings))
 
-    async def _open(self, body: dict[str, Any], endpoint: Endpoint) -> Any:
+    async def _open(self, body: dict[str, Any], route: Route) -> Any:
         await self.prepare()
         client = self._connect()
         # The whole body travels as "extra": the package then does not walk through the history to check its types.
         rest: dict[str, Any] = {"stream": True, "extra_body": body, "extra_headers": {"Accept-Encoding": "identity"}}
         model = body["model"]
-        if endpoint == "responses":
+        if route == "responses":
             return await self._opened(client.responses.with_streaming_response.create(model=model, **rest))
-        if endpoint == "completions":
+        if route == "completions":
             return await self._opened(client.completions.with_streaming_response.create(model=model, prompt=[], **rest))
         asking = client.chat.completions.with_streaming_response.create(model=model, messages=[], **rest)
         return await self._opened(asking)

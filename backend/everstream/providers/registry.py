@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from typing import Any
 
 from everstream.core.errors import EverstreamError
 from everstream.core.events import Cost, Usage
@@ -53,6 +54,13 @@ class Registry:
 def registry_of(settings: Settings, memory: Memory | None = None) -> Registry:
     """The providers that these settings configure; `memory` is where they keep what they find out."""
 
+    shared: dict[str, Any] = {
+        "max_connections": settings.provider_max_connections,
+        "max_retries": settings.provider_max_retries,
+        "connect_timeout_s": settings.provider_connect_timeout_s,
+        "memory": memory,
+    }
+
     def openai() -> Provider:
         key = settings.openai_api_key
         return OpenAIProvider(
@@ -61,9 +69,7 @@ def registry_of(settings: Settings, memory: Memory | None = None) -> Registry:
             api=settings.openai_api,
             background=settings.openai_background,
             continuation=settings.openai_continuation,
-            memory=memory,
-            max_connections=settings.provider_max_connections,
-            max_retries=settings.provider_max_retries,
+            **shared,
         )
 
     def anthropic() -> Provider:
@@ -72,9 +78,7 @@ def registry_of(settings: Settings, memory: Memory | None = None) -> Registry:
             key.get_secret_value() if key else os.environ.get("ANTHROPIC_API_KEY"),
             settings.anthropic_base_url or os.environ.get("ANTHROPIC_BASE_URL"),
             continuation=settings.anthropic_continuation,
-            memory=memory,
-            max_connections=settings.provider_max_connections,
-            max_retries=settings.provider_max_retries,
+            **shared,
         )
 
     return Registry({"anthropic": anthropic, "openai": openai, "scripted": Scripted})

@@ -12,6 +12,7 @@ import time
 from everstream.core.errors import EverstreamError
 from everstream.core.events import (
     CONTENT,
+    Counted,
     DeltaToolCall,
     EndReason,
     Finish,
@@ -41,6 +42,7 @@ class Answer:
 
     __slots__ = (
         "_attempt",
+        "_counted",
         "_counters",
         "_finish_reason",
         "_model",
@@ -114,6 +116,7 @@ class Answer:
         self.answered = self.progressed = self.finished = False
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
+        self._counted: Usage | None = None
 
     # ------------------------------------------------------------------ what the provider says
 
@@ -128,6 +131,8 @@ class Answer:
                 meter.chars += len(event.arguments if type(event) is DeltaToolCall else event.text)  # type: ignore[union-attr]
             elif type(event) is Mark:
                 log.mark(event)
+            elif type(event) is Counted:
+                self._counted = event.usage
             else:
                 self._add_rare(event, now)
                 rare = True
@@ -149,7 +154,7 @@ class Answer:
                 log.append(HeadersReceived(_now_ms()))
         if isinstance(event, Resumed):
             self._join(event)
-        if isinstance(event, HeadersReceived | Resumed | Mark):
+        if isinstance(event, HeadersReceived | Resumed | Mark | Counted):
             return
         if self.seam is not None:
             raise EverstreamError("internal", "the provider carried on without saying how")

@@ -1,0 +1,57 @@
+"""One service that makes tokens, as a provider needs to know it: where it is, what it speaks, what is odd about it.
+
+An endpoint comes from the table of presets, from a section `[endpoints.NAME]` of the settings, or from both: what the
+settings say wins.  Its name is the part of a model's id before the slash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from everstream.providers.carry_policy import Carry
+
+Api = Literal["chat", "responses", "completions", "messages", "gemini", "interactions", "ollama", "cohere"]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """`models` are offered unasked; where there are none, the service is asked which it has.
+
+    `headers` and `query` go with every request, `body` into every body that does not say otherwise, and the keys of
+    `leave_out` into none.  `max_tokens_field` is how this service calls that bound, where its API leaves a choice.
+    `priced_as` is what the public price list calls it.  `thinking`, `tools` and `images` are told of its models.
+    """
+
+    name: str
+    api: Api
+    base_url: str
+    api_key: str | None = field(default=None, repr=False)
+    needs_key: bool = True
+    why_not: str = ""  # what to do where it cannot be used
+    models: tuple[str, ...] = ()
+    continuation: Carry = "auto"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] = field(default_factory=dict)
+    leave_out: frozenset[str] = frozenset()
+    max_tokens_field: str | None = None
+    priced_as: str = ""
+    thinking: bool | None = None
+    tools: bool | None = None
+    images: bool | None = None
+
+    @property
+    def hindrance(self) -> str | None:
+        """What is missing before it can be asked; None: nothing."""
+        return self.why_not if self.needs_key and not self.api_key else None
+
+    def fitted(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A request's body as this service wants it."""
+        fitted = {**self.body, **{key: value for key, value in body.items() if key not in self.leave_out}}
+        if self.max_tokens_field is not None:
+            for called in ("max_tokens", "max_completion_tokens"):
+                if called in fitted:
+                    fitted[self.max_tokens_field] = fitted.pop(called)
+        return fitted
