@@ -1,0 +1,208 @@
+"""What the documents show is run: every Python block of `docs/` that says so in the line that opens it.
+
+    ```python run                   a program of its own, in a process that has no server
+    ```python run server            a server with the `scripted` models answers at 127.0.0.1:8000
+    ```python run needs=fastapi     left out where this module is not installed; may be said several times
+    ```text output                  right after such a block: what it prints; `…` stands for any text
+
+A block is executed as a program (`__name__` is `__main__`) in a fresh namespace and an empty folder, without the
+settings and keys of this machine's environment.  It fails by an exception, by a warning, by printing something else
+than it should, by taking longer than `RUN_S`, and by leaving sockets, processes or threads behind.  Port 8000 of the
+document becomes that of the test's server, and nothing else is changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.gateway.conftest import Gateway, serving
+from tests.house.tree import ROOT, told
+from tests.server import clean_environment
+
+from everstream.gateway.server import Server
+
+DOCS = ROOT / "docs"
+FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PORT = re.compile(r"(?<=127\.0\.0\.1:)8000\b|(?<=localhost:)8000\b")
+NEEDS = "needs="
+KNOWN = frozenset({"python", "run", "server"})
+RUN_S = 30.0
+START_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One block that is to be run: where it stands, its code, the words that open it, and what it prints (if told)."""
+
+    path: Path
+    line: int  # of the opening fence
+    code: str
+    words: tuple[str, ...]
+    prints: str | None
+
+    def __str__(self) -> str:
+        return f"{self.path.name}:{self.line}"
+
+    @property
+    def needs(self) -> list[str]:
+        return [word.removeprefix(NEEDS) for word in self.words if word.startswith(NEEDS)]
+
+
+def blocks_in(path: Path, text: str) -> Iterator[Block]:
+    """The blocks of a document that are to be run."""
+    found = list(FENCE.finditer(text))
+    for fence, follower in zip(found, [*found, None][1:], strict=True):
+        words = tuple(fence[1].split())
+        if words[:2] != ("python", "run"):
+            continue
+        told_next = follower is not None and follower[1].split() == ["text", "output"]
+        prints = follower[2] if follower is not None and told_next else None
+        yield Block(path, text.count("\n", 0, fence.start()) + 1, fence[2], words, prints)
+
+
+BLOCKS = [block for path in sorted(DOCS.rglob("*.md")) for block in blocks_in(path, path.read_text(encoding="utf-8"))]
+ALONE = [block for block in BLOCKS if "server" not in block.words]
+SERVED = [block for block in BLOCKS if "server" in block.words]
+
+
+class ServerThread:
+    """A server on a store in memory, in a thread with a loop of its own: the main thread is the document's."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self._up = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._down: asyncio.Event | None = None
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="documents' server")
+
+    async def _serve(self) -> None:
+        self._loop, self._down = asyncio.get_running_loop(), asyncio.Event()
+        gateway: Gateway
+        async with serving() as gateway:
+            self.port = gateway.port
+            self._up.set()
+            await self._down.wait()
+
+    def __enter__(self) -> ServerThread:
+        self._thread.start()
+        assert self._up.wait(START_S), "the documents' server did not come up"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._loop is not None
+        assert self._down is not None
+        self._loop.call_soon_threadsafe(self._down.set)
+        self._thread.join(START_S)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerThread]:
+    with pytest.MonkeyPatch.context() as patched:
+        # Only a main thread may take signals, and this server is told to stop in another way.
+        patched.setattr(Server, "capture_signals", lambda _: contextlib.nullcontext())
+        with ServerThread() as running:
+            yield running
+
+
+@contextlib.contextmanager
+def alarm(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the main thread when time is over."""
+
+    def ring(*_: object) -> None:
+        raise TimeoutError(f"the block ran for more than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def run(block: Block, port: int | None, folder: Path, patched: pytest.MonkeyPatch) -> None:
+    """Execute it as a program.  Errors point at the line of the document."""
+    for module in block.needs:
+        pytest.importorskip(module)
+    code = block.code if port is None else PORT.sub(str(port), block.code)
+    program = types.ModuleType("__main__")
+    patched.chdir(folder)
+    patched.setitem(sys.modules, "__main__", program)
+    environment = clean_environment()
+    for name in set(os.environ) - set(environment):
+        patched.delenv(name)
+    threads = set(threading.enumerate())
+    with alarm(RUN_S):
+        # The document's own lines stand before it as empty ones, so that line numbers are those of the document.
+        exec(compile("\n" * block.line + code, str(block.path), "exec", dont_inherit=True), vars(program))  # noqa: S102
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(0.5)
+        assert not thread.is_alive(), f"{block} leaves a thread behind: {thread.name}"
+
+
+def printed_as_told(said: str, told_output: str) -> bool:
+    pattern = ".*".join(re.escape(part) for part in told_output.strip().split("…"))
+    return re.fullmatch(pattern, said.strip(), re.DOTALL) is not None
+
+
+@pytest.mark.parametrize("block", ALONE, ids=str)
+def test_a_block_without_a_server_runs_as_it_stands(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(block, None, tmp_path, monkeypatch)
+    said = capsys.readouterr().out
+    assert block.prints is None or printed_as_told(said, block.prints), said
+
+
+@pytest.mark.parametrize("block", SERVED, ids=str)
+def test_a_block_with_a_server_runs_as_it_stands(
+    block: Block,
+    server: ServerThread,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(block, server.port, tmp_path, monkeypatch)
+    said = capsys.readouterr().out
+    assert block.prints is None or printed_as_told(said, block.prints), said
+
+
+def test_every_word_behind_run_is_one_that_is_known() -> None:
+    strange = [
+        f"{block}: {word}" for block in BLOCKS for word in block.words if word not in KNOWN and NEEDS not in word
+    ]
+    assert not strange, told(strange)
+
+
+def test_the_search_for_blocks_finds_them_and_what_they_print() -> None:
+    text = (
+        "a\n```python run server needs=json\nprint(1)\n```\n```text output\n1 …\n```\n"
+        "```python\nleft = out\n```\n\n```python run\n2\n```\n```sh\nls\n```\n"
+    )
+    first, second = blocks_in(DOCS / "x.md", text)
+    assert (first.line, first.code, first.needs, first.prints) == (2, "print(1)\n", ["json"], "1 …\n")
+    assert (second.line, second.words, second.prints) == (12, ("python", "run"), None)
+    assert printed_as_told("1 and more\n", "1 …\n")
+    assert not printed_as_told("2\n", "1 …\n")
+    assert PORT.sub("9", "http://127.0.0.1:8000/ws localhost:8000 :80001 18000") == (
+        "http://127.0.0.1:9/ws localhost:9 :80001 18000"
+    )
+
+
+def test_a_block_that_fails_names_its_line_in_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = Block(DOCS / "x.md", 7, "a = 1\nraise ValueError(a)\n", ("python", "run"), None)
+    with pytest.raises(ValueError, match="1") as caught:
+        run(block, None, tmp_path, monkeypatch)
+    assert caught.traceback[-1].lineno == 7 + 1  # counted from nought: line 9
