@@ -154,7 +154,7 @@ class Settings(BaseSettings):
         default=300.0, description="How long an accepted request may go without a word of its answer."
     )
     provider_total_timeout_s: Wait = Field(
-        default=3_600.0, description="How long one call of a provider may take altogether."
+        default=3_600.0, description="How long an answer may take altogether, over all calls."
     )
     provider_max_connections: Count = Field(default=4_096, description="Connections to one provider at a time.")
     provider_max_retries: int = Field(

@@ -47,7 +47,7 @@ def test_an_answer_carried_on_before_its_first_token_waited_for_it_all_the_time(
     assert meter.metrics(52.0, 1).ttft_ms == 11000.0
 
 
-def test_usage_is_estimated_from_characters_and_messages() -> None:
-    assert estimated_usage(40, 2, 9) == Usage(
+def test_usage_is_estimated_from_tokens_and_messages() -> None:
+    assert estimated_usage(10, 2, 3) == Usage(
         10 + 2 * MESSAGE_OVERHEAD_TOKENS, 3, 13 + 2 * MESSAGE_OVERHEAD_TOKENS, "estimated"
     )

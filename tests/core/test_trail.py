@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from everstream.core.attempts import chars_of_runs, model_now, vain_attempts
+from everstream.core.attempts import Run, model_now, runs_begun, runs_of, vain_attempts
 from everstream.core.events import (
     Continuation,
     DeltaText,
@@ -152,5 +152,7 @@ def test_the_model_is_the_one_that_took_over_last() -> None:
 
 def test_only_an_exact_continuation_is_the_same_run() -> None:
     entries = [*begun("ab"), seam("exact"), DeltaText("c"), seam("prefill"), DeltaText("d"), seam("restart")]
-    assert chars_of_runs(entries) == [3, 1, 0]
-    assert chars_of_runs([]) == [0]
+    assert [len(run.said) for run in runs_of(entries, "a/b")] == [3, 1, 0]
+    assert runs_begun(entries) == 3
+    assert runs_of([], "a/b") == [Run("a/b", "")]
+    assert runs_begun([]) == 1

@@ -8,6 +8,7 @@ count, and a hand-over on purpose is no failure.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from everstream.core.events import CONTENT, DeltaToolCall, Event, Seam
 from everstream.core.lease import Epochs
@@ -41,12 +42,26 @@ def vain_attempts(entries: Sequence[Event], base: int, epochs: Epochs) -> int:
     return max(seams, reigns)
 
 
-def chars_of_runs(entries: Sequence[Event]) -> list[int]:
-    """How many characters each run has said, in order; there is always at least one run."""
-    runs = [0]
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one generation has said: the model that spoke, and its words, thinking and arguments in order."""
+
+    model: str
+    said: str
+
+
+def runs_of(entries: Sequence[Event], first: str) -> list[Run]:
+    """The runs behind these entries, in order; there is always at least one.  `first` is the model that was asked."""
+    models, said = [first], [[""]]
     for entry in entries:
         if isinstance(entry, CONTENT):
-            runs[-1] += len(entry.arguments if isinstance(entry, DeltaToolCall) else entry.text)  # type: ignore[attr-defined]
+            said[-1].append(entry.arguments if isinstance(entry, DeltaToolCall) else entry.text)  # type: ignore[attr-defined]
         elif isinstance(entry, Seam) and entry.continuation in _NEW_RUN:
-            runs.append(0)
-    return runs
+            models.append(entry.model or models[-1])
+            said.append([])
+    return [Run(model, "".join(pieces)) for model, pieces in zip(models, said, strict=True)]
+
+
+def runs_begun(entries: Sequence[Event]) -> int:
+    """How many runs there have been, at least one."""
+    return 1 + sum(isinstance(entry, Seam) and entry.continuation in _NEW_RUN for entry in entries)

@@ -178,6 +178,14 @@ class Cost(msgspec.Struct, frozen=True, gc=False):
     currency: str = "USD"
 
 
+class Attempt(msgspec.Struct, frozen=True, gc=False):
+    """What one run at a provider used.  `cost` is None where the model's price is not known."""
+
+    model: str
+    usage: Usage
+    cost: Cost | None
+
+
 class Metrics(msgspec.Struct, frozen=True, gc=False):
     """Milliseconds from the request; `stream_ms` is from the first to the last token."""
 
@@ -206,6 +214,7 @@ class StreamEnd(Event, frozen=True, gc=False, tag="stream_end"):
     metrics: Metrics
     error: ErrorInfo | None
     warnings: list[str]
+    attempts: list[Attempt] | None = None  # what `usage` and `cost` are the sums of, where it was more than one run
 
 
 Content = DeltaText | DeltaThinking | DeltaToolCall | DeltaRefusal

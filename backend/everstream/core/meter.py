@@ -31,13 +31,17 @@ class Meter:
         self.first_at: float | None = None
         self.last_at: float | None = None
         self.chars = self._chars_before = chars_before
-        self._elapsed_s = elapsed_s
+        self._elapsed_s = elapsed_s  # before
         self._ttft_ms = ttft_ms_before
 
     def first(self, now: float) -> float:
         """The first content came; returns the time to it in milliseconds."""
         self.first_at = self.last_at = now
         return round((now - self.started_at) * 1000, 3)
+
+    def elapsed_s(self, now: float) -> float:
+        """Seconds since the answer was asked for."""
+        return now - self.started_at + self._elapsed_s
 
     def metrics(self, now: float, output_tokens: int) -> Metrics:
         """Speed is that of the part generated here: before it lies a pause that no model made."""
@@ -50,13 +54,12 @@ class Meter:
         return Metrics(
             ttft_ms=ttft_ms,
             stream_ms=None if first is None else round(stream_s * 1000, 3),
-            total_ms=round((now - self.started_at + self._elapsed_s) * 1000, 3),
+            total_ms=round(self.elapsed_s(now) * 1000, 3),
             tokens_per_s=round(tokens / stream_s, 2) if stream_s > 0 and tokens > 1 else None,
         )
 
 
-def estimated_usage(input_chars: int, messages: int, output_chars: int) -> Usage:
+def estimated_usage(input_tokens: int, messages: int, output_tokens: int) -> Usage:
     """Usage for a call whose provider told none, because it was cut off or never tells."""
-    input_tokens = estimate_tokens(input_chars) + MESSAGE_OVERHEAD_TOKENS * messages
-    output_tokens = estimate_tokens(output_chars)
+    input_tokens += MESSAGE_OVERHEAD_TOKENS * messages
     return Usage(input_tokens, output_tokens, input_tokens + output_tokens, "estimated")

@@ -26,6 +26,7 @@ from typing import Protocol
 from everstream.core.events import (
     CONTENT,
     Continuation,
+    Counted,
     DeltaRefusal,
     DeltaText,
     DeltaThinking,
@@ -210,7 +211,7 @@ class Continued:
             elif isinstance(event, DeltaThinking):
                 if self._how == "prefill" and not self.decided:
                     raise Astray("the rest of the answer came as thinking")
-            elif isinstance(event, HeadersReceived):
+            elif isinstance(event, HeadersReceived | Counted):
                 events.append(event)
             else:
                 events += self.release()

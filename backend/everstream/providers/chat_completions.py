@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from everstream.core.events import CONTENT, DeltaText, Finish, FinishReason, Mark, Usage
+from everstream.core.events import CONTENT, Counted, DeltaText, Finish, FinishReason, Mark, Usage
 from everstream.providers.base import ProviderError, ProviderEvent
 from everstream.providers.batching import Batcher
 from everstream.providers.http_errors import garbage, stream_error
@@ -175,6 +175,7 @@ class ChatFold:
         self._last_call: _Call | None = None
         self._usage: _Usage | None = None
         self._usage_told = False
+        self._counted: _Usage | None = None  # what was told of it before the end
         self._reason: str | None = None
 
     def feed(self, data: bytes) -> list[ProviderEvent]:
@@ -191,6 +192,10 @@ class ChatFold:
                 self._batch.shown = True
                 return [DeltaText(text)]
         events = self._fold(self._events.feed(data))
+        if self._usage is not self._counted:
+            self._counted = self._usage
+            if self._usage is not None and not self.finished:
+                events.append(Counted(_usage(self._usage)))
         if self._ids and any(isinstance(event, CONTENT) for event in events):
             events.append(Mark(tokens=tuple(self._ids)))
             self._ids.clear()

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from everstream.core.events import Finish, FinishReason, Usage
+from everstream.core.events import Counted, Finish, FinishReason, Usage
 from everstream.providers.base import ProviderError, ProviderEvent
 from everstream.providers.batching import Batcher
 from everstream.providers.http_errors import garbage, stream_error
@@ -118,9 +118,16 @@ class MessagesFold:
         self._batch = Batcher()
         self._open: dict[int, _OpenCall] = {}  # tool_use blocks between start and stop
         self._usage = _Usage()
+        self._counts = False  # it has changed
 
     def feed(self, data: bytes) -> list[ProviderEvent]:
-        return self._fold(self._events.feed(data))
+        events = self._fold(self._events.feed(data))
+        if self._counts:  # the answer may be stopped before it is told again
+            self._counts = False
+            usage = _usage(self._usage)
+            if usage is not None and not self.finished:
+                events.append(Counted(usage))
+        return events
 
     def end(self) -> list[ProviderEvent]:
         return self._fold(self._events.end())
@@ -221,6 +228,7 @@ class MessagesFold:
 
     def _note_usage(self, said: _Usage | None) -> None:
         if said is not None:
+            self._counts = True
             for field in _Usage.__struct_fields__:
                 value = getattr(said, field)
                 if value is not None:

@@ -1,80 +1,117 @@
-"""What a stream has cost, what it may cost, and the words it ends with.
+"""What a stream has cost, and the words it ends with.
 
-A stream may have had several runs at a provider (`core.attempts`).  The provider's own numbers are those of its last
-run; earlier ones were cut off before they told any, so they are estimated and the sum is called estimated too.
+A stream may have had several runs at a provider (`core.attempts`).  Each is accounted for by itself: with the
+provider's own numbers where it told them; with what it had counted when it broke off, and the text that came after;
+or with an estimate.  Only where all of them are the provider's is the sum called so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from everstream.core.attempts import chars_of_runs
+from everstream.core.attempts import runs_of
 from everstream.core.errors import EverstreamError
-from everstream.core.events import Cost, EndReason, ErrorInfo, Event, Request, StreamEnd, TextPart, ToolCall, Usage
+from everstream.core.events import (
+    Attempt,
+    Cost,
+    EndReason,
+    ErrorInfo,
+    Event,
+    Request,
+    RequestStart,
+    StreamEnd,
+    TextPart,
+    ToolCall,
+    Usage,
+)
 from everstream.core.log import Log
 from everstream.core.meter import Meter, estimated_usage
 from everstream.core.summary import Summary, fold
 from everstream.providers.base import Progress
+from everstream.providers.tokenizer import tokens_in
 
 Price = Callable[[str, Usage], Cost | None]
-_PRICED_TOKENS = 1_000_000
 
 
-def usage_of(request: Request, entries: Sequence[Event], told: Usage | None) -> Usage:
-    """The usage of all runs; `told` is what the provider said of the last one."""
-    *before, last = chars_of_runs(entries)
-    asked = input_chars(request)
-    usage = told or estimated_usage(asked, len(request.messages), last)
-    shown = 0
-    for chars in before:
-        # Each run was asked the request, and those after the first what had been said before them.
-        part = estimated_usage(asked + shown, len(request.messages), chars)
-        shown += chars
-        usage = _sum(usage, part)
-    return usage
+def attempts_of(
+    request: Request, entries: Sequence[Event], told: Mapping[int, Usage], price: Price | None
+) -> list[Attempt]:
+    """What each run has used.  `told` holds what providers said, by the number of the run; an `estimated` one there
+    was counted before the run was over, and falls short by what came after."""
+    first = next((entry.model for entry in entries if isinstance(entry, RequestStart)), request.model)
+    asked = tokens_in(input_text(request))
+    attempts, shown = [], 0
+    for number, run in enumerate(runs_of(entries, first)):
+        said = 0
+        usage = told.get(number)
+        if usage is None or usage.source == "estimated":
+            said = tokens_in(run.said)
+            # Each run was asked the request, and those after the first what had been said before them.
+            usage = _at_least(usage, estimated_usage(asked + shown, len(request.messages), said))
+        shown += said or usage.output_tokens
+        attempts.append(Attempt(run.model, usage, price(run.model, usage) if price else None))
+    return attempts
 
 
-def _sum(a: Usage, b: Usage) -> Usage:
+def _at_least(counted: Usage | None, estimated: Usage) -> Usage:
+    if counted is None:
+        return estimated
+    made = max(counted.output_tokens, estimated.output_tokens)
     return Usage(
-        a.input_tokens + b.input_tokens,
-        a.output_tokens + b.output_tokens,
-        a.total_tokens + b.total_tokens,
+        counted.input_tokens,
+        made,
+        counted.input_tokens + made,
         "estimated",
-        a.thinking_tokens,
-        a.cached_tokens,
+        counted.thinking_tokens,
+        counted.cached_tokens,
     )
 
 
-def affordable_tokens(request: Request, price: Price | None) -> tuple[int | None, str | None]:
-    """How many output tokens the request's budget allows, by the estimate (None: any number), and a warning."""
-    budget = request.budget
-    if budget is None:
-        return None, None
-    tokens = budget.output_tokens
-    if budget.usd is None:
-        return tokens, None
-    asked = estimated_usage(input_chars(request), len(request.messages), 0).input_tokens
-    whole = Usage(asked, _PRICED_TOKENS, asked + _PRICED_TOKENS, "estimated")
-    cost = price(request.model, whole) if price else None
-    if cost is None or not cost.output:
-        return tokens, "budget.usd was not kept: the price of this model is not known"
-    bought = int(max(budget.usd - cost.input, 0.0) / cost.output * _PRICED_TOKENS)
-    return bought if tokens is None else min(tokens, bought), None
+def usage_of(attempts: Sequence[Attempt]) -> Usage:
+    """The sum."""
+    said = [attempt.usage for attempt in attempts]
+    if len(said) == 1:
+        return said[0]
+    return Usage(
+        sum(usage.input_tokens for usage in said),
+        sum(usage.output_tokens for usage in said),
+        sum(usage.total_tokens for usage in said),
+        "provider" if all(usage.source == "provider" for usage in said) else "estimated",
+        _sum_of_known([usage.thinking_tokens for usage in said]),
+        _sum_of_known([usage.cached_tokens for usage in said]),
+    )
+
+
+def cost_of(attempts: Sequence[Attempt]) -> Cost | None:
+    """The sum; None where one of the prices is not known."""
+    costs = [attempt.cost for attempt in attempts if attempt.cost is not None]
+    if len(costs) < len(attempts):
+        return None
+    return Cost(
+        sum(cost.input for cost in costs), sum(cost.output for cost in costs), sum(cost.total for cost in costs)
+    )
+
+
+def _sum_of_known(numbers: Sequence[int | None]) -> int | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None
 
 
 def last_words(
     log: Log, request: Request, reason: EndReason, price: Price | None, *, error: EverstreamError | None = None
 ) -> StreamEnd:
     """The end of a stream that nobody carries on."""
-    usage = usage_of(request, log.entries, None)
+    attempts = attempts_of(request, log.entries, {}, price)
+    usage = usage_of(attempts)
     return StreamEnd(
         reason=reason,
         finish_reason=None,
         usage=usage,
-        cost=price(request.model, usage) if price else None,
+        cost=cost_of(attempts),
         metrics=Meter(0.0).metrics(0.0, usage.output_tokens),
         error=None if error is None else error_info(error),
         warnings=[],
+        attempts=attempts if len(attempts) > 1 else None,
     )
 
 
@@ -107,11 +144,12 @@ def chars_of(shown: Summary) -> int:
     return len(shown.text) + len(shown.thinking) + len(shown.refusal) + calls
 
 
-def input_chars(request: Request) -> int:
-    total = len(request.params.system or "")
+def input_text(request: Request) -> str:
+    """The text of a request: what is asked, with all that was said before."""
+    pieces = [request.params.system or ""]
     for message in request.messages:
         if isinstance(message.content, str):
-            total += len(message.content)
+            pieces.append(message.content)
         else:
-            total += sum(len(part.text) for part in message.content if isinstance(part, TextPart))
-    return total
+            pieces += [part.text for part in message.content if isinstance(part, TextPart)]
+    return "\n".join(pieces)

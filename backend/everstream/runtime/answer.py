@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
+from everstream.core.attempts import runs_begun
 from everstream.core.errors import EverstreamError
 from everstream.core.events import (
     CONTENT,
@@ -32,7 +35,7 @@ from everstream.core.events import (
 )
 from everstream.core.meter import Meter
 from everstream.providers.base import Batch, ProviderEvent
-from everstream.runtime.accounts import Price, chars_of, error_info, usage_of
+from everstream.runtime.accounts import Price, attempts_of, chars_of, cost_of, error_info, usage_of
 from everstream.runtime.counters import Counters
 from everstream.runtime.hub import Feed
 
@@ -44,13 +47,15 @@ class Answer:
         "_attempt",
         "_counted",
         "_counters",
-        "_finish_reason",
         "_model",
         "_node",
         "_price",
-        "_usage",
+        "_run",
+        "_told",
         "answered",
+        "counted_tokens",
         "feed",
+        "finish_reason",
         "finished",
         "log",
         "meter",
@@ -82,6 +87,10 @@ class Answer:
         self._node = node
         self._price = price
         self._model = request.model
+        self._run = runs_begun(self.log.entries) - 1
+        self._told: dict[int, Usage] = {}  # by the number of the run
+        self._counted: dict[int, tuple[Usage, int]] = {}  # before its end, and how many characters there were then
+        self.counted_tokens = 0  # of output, by the provider, so far
         shown = self.log.total()
         self.shows = shown.shows_content
         self._attempt = shown.attempts
@@ -114,9 +123,7 @@ class Answer:
     def new_call(self, request: Request) -> None:
         self.request = request
         self.answered = self.progressed = self.finished = False
-        self._finish_reason: FinishReason | None = None
-        self._usage: Usage | None = None
-        self._counted: Usage | None = None
+        self.finish_reason: FinishReason | None = None
 
     # ------------------------------------------------------------------ what the provider says
 
@@ -132,7 +139,8 @@ class Answer:
             elif type(event) is Mark:
                 log.mark(event)
             elif type(event) is Counted:
-                self._counted = event.usage
+                self._counted[self._run] = (event.usage, meter.chars)
+                self.counted_tokens = event.usage.output_tokens
             else:
                 self._add_rare(event, now)
                 rare = True
@@ -144,8 +152,9 @@ class Answer:
         log = self.log
         if isinstance(event, Finish):
             self.finished = True
-            self._finish_reason = event.finish_reason or self._finish_reason
-            self._usage = event.usage or self._usage
+            self.finish_reason = event.finish_reason or self.finish_reason
+            if event.usage is not None:
+                self._told[self._run] = event.usage
             self.warnings += event.warnings
             return
         if not self.answered:
@@ -170,6 +179,8 @@ class Answer:
     def _join(self, resumed: Resumed) -> None:
         """The provider has taken the answer up: say so."""
         self.write_seam(resumed)
+        if resumed.continuation != "exact":
+            self._run += 1
         if resumed.continuation == "restart":
             self.shows = False
         self.log.append(HeadersReceived(_now_ms()))
@@ -200,21 +211,31 @@ class Answer:
         log = self.log
         if self.seam in ("node_lost", "drain"):
             self.write_seam(None)  # a change of leader is always said, also where only the end follows
-        usage = usage_of(self.request, log.entries, self._usage)
+        attempts = attempts_of(self.request, log.entries, self._counts(), self._price)
+        usage = usage_of(attempts)
         if reason in ("complete", "budget") and log.phase in (Phase.STREAMING, Phase.CARRIED):
             log.append(LastToken())
         log.append(
             StreamEnd(
                 reason=reason,
-                finish_reason=self._finish_reason if reason == "complete" else None,
+                finish_reason=self.finish_reason if reason == "complete" else None,
                 usage=usage,
-                cost=self._price(self.request.model, usage) if self._price else None,
+                cost=cost_of(attempts),
                 metrics=self.meter.metrics(now, usage.output_tokens),
                 error=None if error is None else error_info(error),
                 warnings=[*self.warnings, *self.feed.warnings()],
+                attempts=attempts if len(attempts) > 1 else None,
             )
         )
         self._counters.streams_ended[reason] += 1
+
+    def _counts(self) -> dict[int, Usage]:
+        """What providers told of each run; `estimated` where more was said after they had counted."""
+        counts = {}
+        for run, (usage, chars) in self._counted.items():
+            whole = run == self._run and chars == self.meter.chars
+            counts[run] = usage if whole else msgspec.structs.replace(usage, source="estimated")
+        return {**counts, **self._told}
 
 
 def _now_ms() -> int:

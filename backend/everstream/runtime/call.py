@@ -18,6 +18,7 @@ import structlog
 from everstream.core.errors import EverstreamError
 from everstream.core.events import DeltaText, Phase
 from everstream.providers.base import Batch, Progress, Provider
+from everstream.runtime.allowance import Allowance
 from everstream.runtime.answer import Answer
 from everstream.runtime.committer import Committer
 from everstream.runtime.idle import IdleClock
@@ -33,6 +34,7 @@ class Stop(Enum):
 
     CANCELLED = "cancelled"
     IDLE = "idle"
+    OVERDUE = "overdue"  # longer than an answer may take, however well it goes
     BUDGET = "budget"
     DEPOSED = "deposed"  # this node leads the stream no more: write nothing
     HANDED = "handed"  # it will be carried on elsewhere: what is there stays, nothing follows
@@ -42,7 +44,9 @@ class Call:
     """Reads one provider's answer into `answer`.  It is the provider's `base.Sink`."""
 
     __slots__ = (
+        "_allowance",
         "_answer",
+        "_answered_at",
         "_chars_max",
         "_clock",
         "_committer",
@@ -52,26 +56,27 @@ class Call:
         "_over",
         "_reading",
         "_settings",
-        "_spent",
+        "_spend",
         "_timer",
         "_uncommitted_max",
         "stop",
     )
 
     def __init__(
-        self, answer: Answer, committer: Committer, settings: Settings, chars_max: int, spent: Callable[[], None]
+        self, answer: Answer, committer: Committer, settings: Settings, allowance: Allowance, spend: Callable[[], None]
     ) -> None:
-        """`spent` is called when the answer has come to `chars_max` characters."""
+        """`spend` is called when the answer has come to where its allowance has to be looked at."""
         self._answer = answer
         self._log = answer.log
         self._committer = committer
         self._settings = settings
         self._uncommitted_max = settings.uncommitted_bytes
         self._eager = settings.delivery == "eager"
-        self._chars_max = chars_max
-        self._spent = spent
+        self._allowance = allowance
+        self._chars_max = allowance.chars
+        self._spend = spend
         self._clock = time.monotonic  # a loop's own clock may stand still for a turn, or count in milliseconds
-        self._last_at = self._clock()
+        self._last_at = self._answered_at = self._clock()
         self._over = asyncio.Event()  # reading is done, or has had its time to clean up
         self._reading: asyncio.Task[None] | None = None
         self._timer: IdleClock | None = None
@@ -92,7 +97,7 @@ class Call:
 
     async def run(self, provider: Provider, progress: Progress | None) -> EverstreamError | None:
         """Read to the end; returns the failure, where it failed by itself.  Cancelling this stops the provider."""
-        timer = self._timer = IdleClock(self._time_left, lambda: self.halt(Stop.IDLE))
+        timer = self._timer = IdleClock(self._time_left, self._ring)
         reading = self._reading = asyncio.create_task(
             self._read(provider, progress), name=f"read {self._answer.feed.stream}"
         )
@@ -138,10 +143,12 @@ class Call:
             before = answer.answered
             urgent = answer.add(batch, now)
             if answer.answered and not before and self._timer is not None:
+                self._answered_at = now
                 self._timer.look_again()  # patience in mid-answer may be less
             self._committer.dirty(answer.feed, urgent=urgent)
-        if answer.meter.chars >= self._chars_max:
-            self._spent()
+        if answer.meter.chars >= self._chars_max or answer.counted_tokens >= self._allowance.tokens:
+            self._spend()
+            self._chars_max = self._allowance.chars
         if self._eager or self._committer.late:
             answer.feed.reveal(now)
         return log.pending_chars < self._uncommitted_max
@@ -161,8 +168,17 @@ class Call:
             logger.warning("a provider did not let go in time", stream=stream)
         failure = reading.exception() if reading.done() and not reading.cancelled() else None
         if self.stop is Stop.IDLE:
-            what = "stopped in mid-answer" if self._answer.answered else "did not answer"
+            answer = self._answer
+            what = (
+                "stopped in mid-answer"
+                if answer.progressed
+                else "said nothing"
+                if answer.answered
+                else "did not answer"
+            )
             return EverstreamError("provider.timeout", f"the provider {what}")
+        if self.stop is Stop.OVERDUE:
+            return EverstreamError("provider.timeout", "the answer took longer than it may altogether", retryable=False)
         if self.stop is not None:
             return None
         if reading.cancelled():  # something inside the provider was cancelled, and not by us
@@ -177,9 +193,17 @@ class Call:
         return EverstreamError("internal", "the generation failed inside the server")
 
     def _time_left(self) -> float:
-        """Seconds until this provider counts as hanging."""
-        settings, answer = self._settings, self._answer
+        """Seconds until this provider counts as hanging, or the answer as too long."""
+        settings, answer, now = self._settings, self._answer, self._clock()
+        altogether_s = settings.provider_total_timeout_s - answer.meter.elapsed_s(now)
         patience_s = settings.provider_idle_timeout_s if answer.answered else settings.provider_headers_timeout_s
         if self.stop is not None or answer.feed.room is not None:  # it is over, or it is we who do not read
             return patience_s
-        return self._last_at + patience_s - self._clock()
+        left_s = self._last_at + patience_s - now
+        if answer.answered and not answer.progressed:  # signs of life are no answer
+            left_s = min(left_s, self._answered_at + settings.provider_first_token_timeout_s - now)
+        return min(left_s, altogether_s)
+
+    def _ring(self) -> None:
+        overdue = self._answer.meter.elapsed_s(self._clock()) >= self._settings.provider_total_timeout_s
+        self.halt(Stop.OVERDUE if overdue else Stop.IDLE)

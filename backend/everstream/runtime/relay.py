@@ -20,9 +20,9 @@ import structlog
 
 from everstream.core.errors import EverstreamError
 from everstream.core.events import EndReason, Request, SeamReason
-from everstream.core.meter import CHARS_PER_TOKEN
 from everstream.providers.base import Provider
-from everstream.runtime.accounts import Price, affordable_tokens, progress_of
+from everstream.runtime.accounts import Price, progress_of
+from everstream.runtime.allowance import Allowance
 from everstream.runtime.answer import Answer
 from everstream.runtime.call import Call, Stop
 from everstream.runtime.committer import Committer
@@ -75,22 +75,26 @@ class Relay:
         self._decide = decide
         self._clock = time.monotonic
         self.answer = Answer(feed, request, counters, node=node, seam=seam, price=price, now=self._clock())
-        tokens, warning = affordable_tokens(request, price)
-        if warning:
-            self.answer.warnings.append(warning)
-        chars_max = settings.stream_bytes  # of which none takes less than a byte
-        self._chars_max = chars_max if tokens is None else min(chars_max, tokens * CHARS_PER_TOKEN)
+        self._allowance = Allowance(request, price, settings.stream_bytes)
+        self.answer.request = self._allowance.lowered(request)
+        if self._allowance.warning:
+            self.answer.warnings.append(self._allowance.warning)
         self._stop: Stop | None = None
         self._stopped = asyncio.Event()
         self._call = self._make_call()
 
     def _make_call(self) -> Call:
-        return Call(self.answer, self._committer, self._settings, self._chars_max, self._spend)
+        return Call(self.answer, self._committer, self._settings, self._allowance, self._spend)
 
     @property
     def request(self) -> Request:
         """What is asked now: another model may have taken over."""
         return self.answer.request
+
+    @property
+    def has_time(self) -> bool:
+        """Whether the answer has taken less than it may altogether."""
+        return self.answer.meter.elapsed_s(self._clock()) < self._settings.provider_total_timeout_s
 
     # ------------------------------------------------------------------ stopping
 
@@ -117,10 +121,9 @@ class Relay:
             self._call.halt(why)
 
     def _spend(self) -> None:
-        """The answer has reached a bound: its budget's, or the largest size of a stream."""
-        if self._stop is None and self.answer.meter.chars >= self._settings.stream_bytes:
-            self.answer.warnings.append("the answer reached the largest size of a stream")
-        self._halt(Stop.BUDGET)
+        """The answer has come to where its bounds have to be looked at."""
+        if self._stop is None and self._allowance.spent(self.answer):
+            self._halt(Stop.BUDGET)
 
     # ------------------------------------------------------------------ running
 
@@ -150,7 +153,7 @@ class Relay:
         """Get ready for another call, and wait until it is due or nobody wants it any more."""
         self.provider = following.provider
         self.answer.seam = self.answer.seam or "provider_lost"
-        self.answer.new_call(following.request)
+        self.answer.new_call(self._allowance.lowered(following.request))
         self._call = self._make_call()
         if following.pause_s > 0:
             with contextlib.suppress(TimeoutError):
@@ -177,4 +180,6 @@ class Relay:
             return "cancelled"
         if self._stop is Stop.BUDGET:
             return "budget"
-        return "complete" if error is None else "failed"
+        if error is not None:
+            return "failed"
+        return "budget" if self._allowance.ended_by(self.answer) else "complete"

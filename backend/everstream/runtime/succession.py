@@ -180,7 +180,7 @@ class Succession:
 
     def decide(self, relay: Relay, error: EverstreamError) -> Next | None:
         """Another call of the same model, where it broke off in mid-answer; or the next model; or None."""
-        if not self._settings.carry_on:
+        if not self._settings.carry_on or not relay.has_time:
             return None
         answer = relay.answer
         begun = answer.answered or answer.seam is not None or relay.in_vain > 0
