@@ -1,4 +1,4 @@
-"""One HTTP answer as bytes, over the transport that the vendors' packages share.
+"""One HTTP answer as bytes: aiohttp's own (`http_direct`), or over the transport that the vendors' packages share.
 
 The packages bring pools, retries, time-outs and authentication; only their reading of the body into model objects is
 passed by, because it costs more than everything else.  Both use httpx2 over aiohttp:
@@ -20,7 +20,7 @@ Closing: `close` ends the TCP connection unless the body was read to its end.  `
 event has been seen: the last few bytes of framing are read in the background, for at most `SETTLE_S`, so that the
 connection can serve the next request, and nobody waits for that.
 
-This is the only file that names httpx2 and aiohttp, and it imports them when the first client is made.
+This file and `http_direct` alone name httpx2 and aiohttp, and import them when the first client is made.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +64,10 @@ def make_timeout(connect_s: float) -> httpx2.Timeout:
 def read_errors() -> tuple[type[BaseException], ...]:
     """Everything that a read of a body may raise when the connection fails."""
     import aiohttp
-    import httpx2
 
-    return (*READ_ERRORS, httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError)
+    httpx2 = sys.modules.get("httpx2")  # where no package has imported it, nobody raises its errors
+    theirs = () if httpx2 is None else (httpx2.HTTPError, httpx2.StreamError)
+    return (*READ_ERRORS, *theirs, aiohttp.ClientError)
 
 
 def connection_error(name: str, error: BaseException) -> ProviderError:
@@ -93,17 +95,21 @@ def connection_error(name: str, error: BaseException) -> ProviderError:
 class Body:
     """The bytes of one answer.  `first` is what was read of it already, before it was handed on."""
 
-    __slots__ = ("_content", "_next", "_raw", "_response", "first", "read")
+    __slots__ = ("_content", "_encoded", "_next", "_raw", "_response", "first", "read")
 
     def __init__(self, response: Any) -> None:
+        """`response` is one of a vendor's package, or aiohttp's own."""
         self.first = b""
         self._response = response
-        self._raw = _aiohttp_response(response)
+        theirs = getattr(response, "http_response", None)
+        self._raw = response if theirs is None else _aiohttp_response(response)
         self._content = None if self._raw is None else self._raw.content
+        # aiohttp decodes what is compressed unless told otherwise; the packages tell it so, and do it at the top.
+        self._encoded = theirs is not None and theirs.headers.get("content-encoding", "identity").lower() != "identity"
         # The official iterator is three generators deep.  Where the reader below is in sight it is asked directly:
         # that takes a fifth off the cost of a read, and a paced token is a read.
-        direct = None if self._content is None or self._is_compressed() else getattr(self._content, "readany", None)
-        self._next: Callable[[], Awaitable[bytes]] = response.iter_bytes().__anext__
+        direct = None if self._content is None or self._encoded else getattr(self._content, "readany", None)
+        self._next: Callable[[], Awaitable[bytes]] | None = None
         # What has arrived; b"" at the end of the body.  Raises one of `read_errors()`.
         self.read: Callable[[], Awaitable[bytes]] = direct or self._iterate
 
@@ -116,6 +122,8 @@ class Body:
         return tap is not None and await tap.flow(take)
 
     async def _iterate(self) -> bytes:
+        if self._next is None:
+            self._next = self._response.iter_bytes().__anext__
         try:
             return await self._next()
         except StopAsyncIteration:
@@ -124,15 +132,12 @@ class Body:
     def remainder(self) -> bytes:
         """After a failed read: what had arrived before the failure."""
         take = getattr(self._content, "_read_nowait", None)
-        if take is None or self._is_compressed():
+        if take is None or self._encoded:
             return b""
         try:
             return bytes(take(-1))
         except (AssertionError, RuntimeError, TypeError):
             return b""
-
-    def _is_compressed(self) -> bool:
-        return bool(self._response.http_response.headers.get("content-encoding", "identity").lower() != "identity")
 
     def at_end(self) -> bool:
         """Whether the body is known to have been read to its end."""
@@ -151,7 +156,9 @@ class Body:
                     pass
             else:
                 self.abort()
-            await self._response.close()
+            closing = self._response.close()
+            if closing is not None:  # aiohttp's is done at once
+                await closing
 
     def settle(self, tasks: set[asyncio.Task[None]]) -> None:
         """Finish an answer whose last event has been seen, without keeping anybody waiting."""
