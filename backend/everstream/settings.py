@@ -7,7 +7,9 @@ what it wrote; `config.load()` is what looks around.
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -19,6 +21,15 @@ ENV_PREFIX: Final = "EVERSTREAM_"
 
 # The first of each pair must be less than the second, or the feature that they belong to cannot work.
 ORDERED: Final = (("lease_renew_ms", "lease_ms"), ("uncommitted_bytes", "stream_bytes"))
+
+# Services whose address and customs are known (`providers/presets.py` has the rest of their rows).
+PRESET_NAMES: Final = (
+    "openai", "anthropic", "gemini", "mistral", "deepseek", "groq", "openrouter", "together", "xai", "fireworks",
+    "cerebras", "perplexity", "moonshot", "alibaba", "zai", "cohere", "azure", "hf", "ollama", "lmstudio", "vllm",
+    "llamacpp", "sglang",
+)  # fmt: skip
+TAKEN_NAMES: Final = ("app", "huggingface", "local", "scripted")  # models that no service makes
+ENDPOINT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
 def default_data_dir() -> Path:
@@ -52,12 +63,13 @@ class EndpointSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     preset: Text | None = None
-    base_url: Text | None = None
+    base_url: Annotated[str, Field(pattern=r"^https?://[^\s/]+")] | None = None
     api: (
         Literal["chat", "responses", "completions", "messages", "gemini", "interactions", "ollama", "cohere"] | None
     ) = None
     api_key: SecretStr | None = None
     key_env: Text | None = None  # the variable that holds the key
+    key_header: Text | None = None  # the header that carries the key, where that is not `Authorization: Bearer`
     models: tuple[str, ...] | None = None  # offered; without it the service is asked
     continuation: Carry | None = None
     headers: dict[str, str] | None = None
@@ -69,6 +81,33 @@ class EndpointSettings(BaseModel):
     thinking: bool | None = None
     tools: bool | None = None
     images: bool | None = None
+
+    @field_validator("preset", mode="after")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None and value not in PRESET_NAMES:
+            raise PydanticCustomError("preset", "one of {known}", {"known": ", ".join(PRESET_NAMES)})
+        return value
+
+    @field_validator("api_key", mode="after")
+    @classmethod
+    def _empty_is_unset(cls, value: SecretStr | None) -> SecretStr | None:
+        return value if value and value.get_secret_value() else None
+
+
+def endpoint_faults(endpoints: Mapping[str, EndpointSettings]) -> tuple[str, ...]:
+    """What is wrong with sections `[endpoints.NAME]` beside their values, a line for each."""
+    faults = []
+    for name, section in endpoints.items():
+        if ENDPOINT_NAME.fullmatch(name) is None:
+            faults.append(
+                f"[endpoints.{name[:64]}]: a name is 1 to 32 of a-z, 0-9, _ and -, and begins with none of - _"
+            )
+        elif name in TAKEN_NAMES:
+            faults.append(f"[endpoints.{name}]: this name has a meaning of its own, choose another")
+        elif section.preset is None and name not in PRESET_NAMES and section.base_url is None:
+            faults.append(f"[endpoints.{name}] needs base_url, or a preset: {name} is none")
+    return tuple(faults)
 
 
 class Settings(BaseSettings):
@@ -272,6 +311,14 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_unset(cls, value: SecretStr | None) -> SecretStr | None:
         return value if value and value.get_secret_value() else None
+
+    @field_validator("endpoints", mode="after")
+    @classmethod
+    def _endpoints_can_be_meant(cls, value: dict[str, EndpointSettings]) -> dict[str, EndpointSettings]:
+        faults = endpoint_faults(value)
+        if faults:
+            raise PydanticCustomError("endpoints", "{text}", {"text": "; ".join(faults), "faults": faults})
+        return value
 
     @model_validator(mode="after")
     def _in_order(self) -> Settings:

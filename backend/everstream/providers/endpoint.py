@@ -14,6 +14,8 @@ from everstream.providers.carry_policy import Carry
 
 Api = Literal["chat", "responses", "completions", "messages", "gemini", "interactions", "ollama", "cohere"]
 
+_OF_EVERY_BODY = frozenset({"stream", "stream_options"})  # which nobody has asked for
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -22,6 +24,8 @@ class Endpoint:
     `headers` and `query` go with every request, `body` into every body that does not say otherwise, and the keys of
     `leave_out` into none.  `max_tokens_field` is how this service calls that bound, where its API leaves a choice.
     `priced_as` is what the public price list calls it.  `thinking`, `tools` and `images` are told of its models.
+    `key_header` carries the key where the service wants it elsewhere than its API says.  `called` are keys of a body
+    that have another name here.  `rules` is the address whose row of `carry_policy` counts; "" its own.
     """
 
     name: str
@@ -32,24 +36,35 @@ class Endpoint:
     why_not: str = ""  # what to do where it cannot be used
     models: tuple[str, ...] = ()
     continuation: Carry = "auto"
-    headers: Mapping[str, str] = field(default_factory=dict)
-    query: Mapping[str, str] = field(default_factory=dict)
-    body: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # which may hold keys, as these may
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: Mapping[str, Any] = field(default_factory=dict, repr=False)
     leave_out: frozenset[str] = frozenset()
     max_tokens_field: str | None = None
     priced_as: str = ""
     thinking: bool | None = None
     tools: bool | None = None
     images: bool | None = None
+    key_header: str = ""
+    called: Mapping[str, str] = field(default_factory=dict)
+    rules: str = ""
 
     @property
     def hindrance(self) -> str | None:
         """What is missing before it can be asked; None: nothing."""
-        return self.why_not if self.needs_key and not self.api_key else None
+        return self.why_not if not self.base_url or (self.needs_key and not self.api_key) else None
 
-    def fitted(self, body: dict[str, Any]) -> dict[str, Any]:
+    def untaken(self, body: Mapping[str, Any]) -> tuple[str, ...]:
+        """Warnings about what a person asked for in this body and this service is not sent."""
+        asked = sorted(self.leave_out & body.keys() - _OF_EVERY_BODY)
+        return tuple(f"{key} is not taken by {self.name} and was left out" for key in asked)
+
+    def fitted(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A request's body as this service wants it."""
-        fitted = {**self.body, **{key: value for key, value in body.items() if key not in self.leave_out}}
+        fitted = {
+            **self.body,
+            **{self.called.get(key, key): value for key, value in body.items() if key not in self.leave_out},
+        }
         if self.max_tokens_field is not None:
             for called in ("max_tokens", "max_completion_tokens"):
                 if called in fitted:

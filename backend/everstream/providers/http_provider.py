@@ -80,6 +80,7 @@ class HttpProvider(ABC):
         self._api_key = endpoint.api_key
         self._base_url = endpoint.base_url.rstrip("/")
         self._official = self._base_url == self.address
+        self._place = endpoint.rules or self._base_url  # by which the table of policies is asked
         self._max_connections = max_connections
         self._max_retries = max_retries
         self._connect_timeout_s = connect_timeout_s
@@ -199,7 +200,7 @@ class HttpProvider(ABC):
     def _policy(self, request: Request) -> Policy:
         """The policy of the request's model, as far as this node knows it."""
         dialect = self._dialect(request)
-        policy = policy_of(dialect, self._base_url, self._owner, request.model_name)
+        policy = policy_of(dialect, self._place, self._owner, request.model_name)
         if self._carry != "auto":
             return overruled(policy, dialect, self._carry)
         finding = self._known.recalled(self._base_url, _subject(request, policy))
@@ -208,7 +209,7 @@ class HttpProvider(ABC):
     async def _settled(self, request: Request) -> Policy:
         """The policy, with what had to be asked for."""
         dialect = self._dialect(request)
-        table = policy_of(dialect, self._base_url, self._owner, request.model_name)
+        table = policy_of(dialect, self._place, self._owner, request.model_name)
         if dialect == "chat" and table.best == "probe" and self._carry != "prompted":
             await self._identify()
         policy = self._policy(request)

@@ -16,12 +16,6 @@ from typing import Any
 
 from everstream.core.events import Cost, Usage
 
-PROVIDERS: dict[str, str] = {  # ours -> the list's
-    "openai": "openai",
-    "anthropic": "anthropic",
-    "gemini": "google",
-}
-
 _calculate: Callable[..., Any] | None = None
 
 
@@ -31,12 +25,14 @@ async def prepare() -> None:
         await asyncio.to_thread(_load)
 
 
-def cost_of(model_id: str, usage: Usage) -> Cost | None:
-    """The cost in US dollars of `usage` with the model `provider/name`; None: unknown, or `prepare` has not ended."""
-    provider, _, model = model_id.partition("/")
-    if _calculate is None or provider not in PROVIDERS or not model:
+def cost_of(priced_as: str, model: str, usage: Usage) -> Cost | None:
+    """The cost in US dollars of `usage` with a model of the service that the list calls `priced_as`.
+
+    None: it is not known, or `prepare` has not ended.
+    """
+    if _calculate is None or not priced_as or not model:
         return None
-    return _priced(_calculate, PROVIDERS[provider], model, usage)
+    return _priced(_calculate, priced_as, model, usage)
 
 
 def _load() -> None:

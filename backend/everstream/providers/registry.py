@@ -1,25 +1,53 @@
-"""Which providers there are.  Each is made when it is first asked for, so that an SDK nobody uses is never imported."""
+"""Which providers there are.  Each is made when it is first asked for, so that an SDK nobody uses is never imported.
+
+Every service of the table of presets can be asked for by name, and every section `[endpoints.NAME]`.  Shown to people,
+and made ready before the first request, is what can be used: what has its key, what the settings name, and what was
+found on this machine (`discovery`).  Which service a name leads to is the operator's word alone; no request has any
+say in addresses, headers or keys.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from everstream.core.errors import EverstreamError
 from everstream.core.events import Cost, Usage
 from everstream.providers.anthropic import AnthropicProvider
 from everstream.providers.base import Memory, ModelInfo, Provider
+from everstream.providers.endpoint import Api, Endpoint
 from everstream.providers.openai import OpenAIProvider
+from everstream.providers.presets import PRESETS, endpoint_of, sections_of
 from everstream.providers.pricing import cost_of
 from everstream.providers.scripted import Scripted
 from everstream.settings import Settings
 
+Maker = Callable[[], Provider]
+
+KINDS: dict[Api, Callable[..., Provider]] = {  # who speaks it
+    "chat": OpenAIProvider,
+    "responses": OpenAIProvider,
+    "completions": OpenAIProvider,
+    "messages": AnthropicProvider,
+}
+
 
 class Registry:
-    def __init__(self, makers: dict[str, Callable[[], Provider]]) -> None:
+    """`quiet` providers answer who asks for them, and are neither shown nor made ready.  `priced_as` is what the public
+    price list calls each."""
+
+    def __init__(
+        self,
+        makers: Mapping[str, Maker],
+        *,
+        quiet: Collection[str] = (),
+        priced_as: Mapping[str, str] | None = None,
+    ) -> None:
         self._makers = makers
+        self._quiet = frozenset(quiet)
+        self._priced_as = priced_as or {}
         self._made: dict[str, Provider] = {}
 
     def get(self, name: str) -> Provider:
@@ -35,50 +63,58 @@ class Registry:
 
     async def prepare(self) -> None:
         """Make ready what is configured, so that the first request need not wait."""
-        for name in self._makers:
+        for name in await self._offered():
             await self.get(name).prepare()
 
     async def models(self) -> list[ModelInfo]:
         """What every provider offers; one that fails to say so offers nothing."""
-        answers = await asyncio.gather(*(self.get(name).models() for name in self._makers), return_exceptions=True)
+        names = await self._offered()
+        answers = await asyncio.gather(*(self.get(name).models() for name in names), return_exceptions=True)
         return [model for answer in answers if not isinstance(answer, BaseException) for model in answer]
 
     def price(self, model: str, usage: Usage) -> Cost | None:
-        return cost_of(model, usage)
+        """What `usage` of a model `provider/name` costs; None: it is not known."""
+        provider, _, name = model.partition("/")
+        return cost_of(self._priced_as.get(provider, ""), name, usage)
 
     async def aclose(self) -> None:
         for provider in self._made.values():
             await provider.aclose()
 
+    async def _offered(self) -> list[str]:
+        return [name for name in self._makers if name not in self._quiet]
+
 
 def registry_of(settings: Settings, memory: Memory | None = None) -> Registry:
     """The providers that these settings configure; `memory` is where they keep what they find out."""
+    sections = sections_of(settings)
+    endpoints = {name: endpoint_of(name, section, os.environ) for name, section in sections.items()}
+    makers: dict[str, Maker] = {
+        name: _maker(endpoint, settings, memory) for name, endpoint in endpoints.items() if endpoint.api in KINDS
+    }
+    makers["scripted"] = Scripted
+    quiet = {name for name, endpoint in endpoints.items() if not _shown(endpoint, settings)}
+    return Registry(makers, quiet=quiet, priced_as={name: found.priced_as for name, found in endpoints.items()})
 
+
+def _shown(endpoint: Endpoint, settings: Settings) -> bool:
+    if endpoint.name in settings.endpoints:
+        return True
+    preset = PRESETS[endpoint.name]
+    if preset.key_envs:
+        return preset.listed or endpoint.hindrance is None
+    return endpoint.base_url != preset.base_url
+
+
+def _maker(endpoint: Endpoint, settings: Settings, memory: Memory | None) -> Maker:
     shared: dict[str, Any] = {
+        "endpoint": endpoint,
         "max_connections": settings.provider_max_connections,
         "max_retries": settings.provider_max_retries,
         "connect_timeout_s": settings.provider_connect_timeout_s,
         "memory": memory,
     }
-
-    def openai() -> Provider:
-        key = settings.openai_api_key
-        return OpenAIProvider(
-            key.get_secret_value() if key else os.environ.get("OPENAI_API_KEY"),
-            settings.openai_base_url or os.environ.get("OPENAI_BASE_URL"),
-            api=settings.openai_api,
-            background=settings.openai_background,
-            continuation=settings.openai_continuation,
-            **shared,
-        )
-
-    def anthropic() -> Provider:
-        key = settings.anthropic_api_key
-        return AnthropicProvider(
-            key.get_secret_value() if key else os.environ.get("ANTHROPIC_API_KEY"),
-            settings.anthropic_base_url or os.environ.get("ANTHROPIC_BASE_URL"),
-            continuation=settings.anthropic_continuation,
-            **shared,
-        )
-
-    return Registry({"anthropic": anthropic, "openai": openai, "scripted": Scripted})
+    if endpoint.name == "openai":
+        shared["background"] = settings.openai_background
+    kind = KINDS[endpoint.api]
+    return lambda: kind(**shared)
