@@ -39,13 +39,14 @@ def attempts_of(
     """What each run has used.  `told` holds what providers said, by the number of the run; an `estimated` one there
     was counted before the run was over, and falls short by what came after."""
     first = next((entry.model for entry in entries if isinstance(entry, RequestStart)), request.model)
-    asked = tokens_in(input_text(request))
+    asked: int | None = None
     attempts, shown = [], 0
     for number, run in enumerate(runs_of(entries, first)):
         said = 0
         usage = told.get(number)
         if usage is None or usage.source == "estimated":
             said = tokens_in(run.said)
+            asked = tokens_in(input_text(request)) if asked is None else asked
             # Each run was asked the request, and those after the first what had been said before them.
             usage = _at_least(usage, estimated_usage(asked + shown, len(request.messages), said))
         shown += said or usage.output_tokens
@@ -152,4 +153,4 @@ def input_text(request: Request) -> str:
             pieces.append(message.content)
         else:
             pieces += [part.text for part in message.content if isinstance(part, TextPart)]
-    return "\n".join(pieces)
+    return "\n".join(filter(None, pieces))

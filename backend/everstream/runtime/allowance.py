@@ -33,8 +33,9 @@ class Allowance:
         self.tokens = sys.maxsize if bought is None else bought
         self._stream_bytes = stream_bytes  # of which no character takes less than one
         self._lowered = False
-        each = 1 if counts() else CHARS_PER_TOKEN
-        self.chars = stream_bytes if bought is None else min(stream_bytes, bought * each)
+        self.chars = stream_bytes
+        if bought is not None:
+            self.chars = min(stream_bytes, bought * (1 if counts() else CHARS_PER_TOKEN))
 
     def lowered(self, request: Request) -> Request:
         """The request with the bound in it, where its own is higher."""

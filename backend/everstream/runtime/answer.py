@@ -39,6 +39,8 @@ from everstream.runtime.accounts import Price, attempts_of, chars_of, cost_of, e
 from everstream.runtime.counters import Counters
 from everstream.runtime.hub import Feed
 
+TRUNCATED = "truncated: the provider's answer stopped without its end"
+
 
 class Answer:
     """`answered`, `progressed` and `finished` are of the call under way, or of the last one."""
@@ -211,6 +213,8 @@ class Answer:
         log = self.log
         if self.seam in ("node_lost", "drain"):
             self.write_seam(None)  # a change of leader is always said, also where only the end follows
+        if error is not None and error.code == "provider.connection" and self.answered and not self.finished:
+            self.warnings.append(TRUNCATED)
         attempts = attempts_of(self.request, log.entries, self._counts(), self._price)
         usage = usage_of(attempts)
         if reason in ("complete", "budget") and log.phase in (Phase.STREAMING, Phase.CARRIED):

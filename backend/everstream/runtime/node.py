@@ -23,6 +23,7 @@ from everstream.core.errors import EverstreamError
 from everstream.core.events import Request, SeamReason
 from everstream.core.lease import owner_of, partition_for, partition_of, stream_id
 from everstream.core.log import Log, Position
+from everstream.providers import tokenizer
 from everstream.providers.base import ModelInfo
 from everstream.providers.registry import Registry
 from everstream.runtime.committer import Committer
@@ -290,6 +291,8 @@ class Node:
                 feed.relay = None
             if feed.log.closed:
                 self._keeper.ended(feed)
+            if tokenizer.wanted() and not self.draining:
+                self.do(tokenizer.prepare(), "load the vocabulary")
 
     def do(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Do it beside everything else; a failure is logged."""
