@@ -91,7 +91,7 @@ class Answer:
         self._model = request.model
         self._run = runs_begun(self.log.entries) - 1
         self._told: dict[int, Usage] = {}  # by the number of the run
-        self._counted: dict[int, tuple[Usage, int]] = {}  # before its end, and how many characters there were then
+        self._counted: tuple[Usage, int] | None = None  # in mid-answer, and at how many characters
         self.counted_tokens = 0  # of output, by the provider, so far
         shown = self.log.total()
         self.shows = shown.shows_content
@@ -141,7 +141,7 @@ class Answer:
             elif type(event) is Mark:
                 log.mark(event)
             elif type(event) is Counted:
-                self._counted[self._run] = (event.usage, meter.chars)
+                self._counted = (event.usage, meter.chars)
                 self.counted_tokens = event.usage.output_tokens
             else:
                 self._add_rare(event, now)
@@ -182,6 +182,7 @@ class Answer:
         """The provider has taken the answer up: say so."""
         self.write_seam(resumed)
         if resumed.continuation != "exact":
+            self._close_run()
             self._run += 1
         if resumed.continuation == "restart":
             self.shows = False
@@ -215,7 +216,8 @@ class Answer:
             self.write_seam(None)  # a change of leader is always said, also where only the end follows
         if error is not None and error.code == "provider.connection" and self.answered and not self.finished:
             self.warnings.append(TRUNCATED)
-        attempts = attempts_of(self.request, log.entries, self._counts(), self._price)
+        self._close_run()
+        attempts = attempts_of(self.request, log.entries, self._told, self._price)
         usage = usage_of(attempts)
         if reason in ("complete", "budget") and log.phase in (Phase.STREAMING, Phase.CARRIED):
             log.append(LastToken())
@@ -233,13 +235,13 @@ class Answer:
         )
         self._counters.streams_ended[reason] += 1
 
-    def _counts(self) -> dict[int, Usage]:
-        """What providers told of each run; `estimated` where more was said after they had counted."""
-        counts = {}
-        for run, (usage, chars) in self._counted.items():
-            whole = run == self._run and chars == self.meter.chars
-            counts[run] = usage if whole else msgspec.structs.replace(usage, source="estimated")
-        return {**counts, **self._told}
+    def _close_run(self) -> None:
+        """Make the best of what was counted of a run that is over: short of what was said after that, if anything."""
+        if self._counted is not None and self._run not in self._told:
+            usage, chars = self._counted
+            whole = chars == self.meter.chars
+            self._told[self._run] = usage if whole else msgspec.structs.replace(usage, source="estimated")
+        self._counted = None
 
 
 def _now_ms() -> int:
