@@ -19,7 +19,7 @@ from tests.gateway.conftest import JSON, MESSAGES, MSGPACK, Client, Gateway, Hel
 from tests.runtime.conftest import FINISH, HEADERS, text, until
 
 from everstream.core.lease import stream_id
-from everstream.gateway.app import create_app
+from everstream.gateway.app import app_around
 from everstream.gateway.websocket import Connections
 from everstream.runtime.hub import Feed
 
@@ -371,7 +371,7 @@ def plain_frames(gateway: Gateway, subprotocol: str, stream: str) -> list[dict[s
     """The node belongs to another loop; reading an ended stream touches nothing of it that waits."""
     packed = subprotocol == MSGPACK
     frames: list[dict[str, Any]] = []
-    app = create_app(gateway.node, Connections())
+    app = app_around(gateway.node, Connections())
     with TestClient(app).websocket_connect("/ws", subprotocols=[subprotocol]) as socket:
         for command in ({"type": "hello"}, {"type": "subscribe", "stream": stream}):
             if packed:

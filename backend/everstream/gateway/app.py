@@ -25,6 +25,7 @@ from starlette.websockets import WebSocket
 
 from everstream.core.errors import FAULTS, EverstreamError
 from everstream.core.wire import SUBPROTOCOLS, Encoding
+from everstream.gateway.auth import Authenticate
 from everstream.gateway.metrics import exposition
 from everstream.gateway.websocket import Connection, Connections
 from everstream.runtime.node import Node
@@ -83,13 +84,56 @@ def may_connect(origin: str | None, host: str | None, allowed: Collection[str]) 
     return bool(host) and urlsplit(origin).netloc.lower() == str(host).lower()
 
 
-def create_app(node: Node, connections: Connections) -> Starlette:
-    """The application around a node that is running."""
+class Site:
+    """What the routes serve: a node, once it runs, its connections, and who may come in."""
 
-    allowed_origins = frozenset(part.strip() for part in node.settings.allowed_origins.split(",") if part.strip())
+    def __init__(self, authenticate: Authenticate | None = None) -> None:
+        self.authenticate = authenticate
+        self.connections = Connections()
+        self._node: Node | None = None
+        self._allowed_origins: frozenset[str] = frozenset()
 
-    async def websocket(websocket: WebSocket) -> None:
-        if not may_connect(websocket.headers.get("origin"), websocket.headers.get("host"), allowed_origins):
+    def open(self, node: Node, connections: Connections | None = None) -> None:
+        """Serve this node, which runs."""
+        origins = node.settings.allowed_origins.split(",")
+        self._allowed_origins = frozenset(part.strip() for part in origins if part.strip())
+        self.connections = connections or Connections()
+        self._node = node
+
+    def close(self) -> None:
+        """Serve nobody any more."""
+        self._node = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._node is not None
+
+    @property
+    def node(self) -> Node:
+        """Raises EverstreamError `node.draining` while none runs."""
+        if self._node is None:
+            raise EverstreamError("node.draining", "this server does not run")
+        return self._node
+
+    # ------------------------------------------------------------------ what is served
+
+    def routes(self) -> list[BaseRoute]:
+        folder = web_folder()
+
+        async def page(request: Request) -> Response:
+            return FileResponse(folder / "index.html")
+
+        return [
+            WebSocketRoute("/ws", self._websocket),
+            Route("/healthz", self._healthz),
+            Route("/readyz", self._readyz),
+            Route("/metrics", self._metrics),
+            Route("/", page),
+            Mount("/assets", StaticFiles(directory=folder)),
+        ]
+
+    async def _websocket(self, websocket: WebSocket) -> None:
+        if not may_connect(websocket.headers.get("origin"), websocket.headers.get("host"), self._allowed_origins):
             logger.warning("a page of another site was refused", origin=websocket.headers["origin"][:ORIGIN_CHARS_MAX])
             await websocket.send_denial_response(PlainTextResponse("this origin may not connect\n", status_code=403))
             return
@@ -99,36 +143,29 @@ def create_app(node: Node, connections: Connections) -> Starlette:
             known = ", ".join(SUBPROTOCOLS)
             await websocket.send_denial_response(PlainTextResponse(f"subprotocols: {known}\n", status_code=400))
             return
+        node, connections = self.node, self.connections
         await websocket.accept(subprotocol=chosen)
         encoding = SUBPROTOCOLS[chosen] if chosen else Encoding.JSON
-        await connections.serve(Connection(websocket, encoding, node, connections), node)
+        await connections.serve(Connection(websocket, encoding, node, connections, self.authenticate), node)
 
-    async def healthz(request: Request) -> Response:
-        return JSONResponse({"status": "ok", "node": node.id})
+    async def _healthz(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok", "node": self.node.id})
 
-    async def readyz(request: Request) -> Response:
+    async def _readyz(self, request: Request) -> Response:
         try:
-            await node.ready()
+            await self.node.ready()
         except EverstreamError as error:
             body = {"status": "unavailable", "code": error.code, "message": error.message}
             return JSONResponse(body, status_code=FAULTS[error.code].http_status)
-        return JSONResponse({"status": "ready", "node": node.id})
+        return JSONResponse({"status": "ready", "node": self.node.id})
 
-    async def metrics(request: Request) -> Response:
-        body, content_type = exposition(node)
+    async def _metrics(self, request: Request) -> Response:
+        body, content_type = exposition(self.node)
         return Response(body, headers={"content-type": content_type})
 
-    folder = web_folder()
 
-    async def page(request: Request) -> Response:
-        return FileResponse(folder / "index.html")
-
-    routes: list[BaseRoute] = [
-        WebSocketRoute("/ws", websocket),
-        Route("/healthz", healthz),
-        Route("/readyz", readyz),
-        Route("/metrics", metrics),
-        Route("/", page),
-        Mount("/assets", StaticFiles(directory=folder)),
-    ]
-    return Starlette(routes=routes, middleware=[Middleware(SafeHeaders)])
+def app_around(node: Node, connections: Connections) -> Starlette:
+    """The application around a node that is running."""
+    site = Site()
+    site.open(node, connections)
+    return Starlette(routes=site.routes(), middleware=[Middleware(SafeHeaders)])

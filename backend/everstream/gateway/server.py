@@ -32,7 +32,7 @@ import uvicorn
 import uvloop
 
 from everstream.core.errors import EverstreamError
-from everstream.gateway.app import create_app
+from everstream.gateway.app import app_around
 from everstream.gateway.lifeline import Lifeline, Word
 from everstream.gateway.startup import EXIT_PORT, EXIT_STORE, announce, bind, configure_logs, tell_systemd
 from everstream.gateway.transport import DirectProtocol
@@ -213,7 +213,7 @@ def uvicorn_config(node: Node, connections: Connections) -> uvicorn.Config:
     """uvicorn as this server wants it."""
     settings = node.settings
     return uvicorn.Config(
-        create_app(node, connections),
+        app_around(node, connections),
         ws=DirectProtocol,
         ws_max_size=settings.frame_bytes,
         ws_ping_interval=settings.ping_interval_s,

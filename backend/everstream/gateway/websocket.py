@@ -21,12 +21,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from everstream.core import protocol
 from everstream.core.cursor import Cursor
-from everstream.core.errors import CLOSE_TOO_SLOW, EverstreamError
+from everstream.core.errors import CLOSE_TOO_SLOW, FAULTS, EverstreamError
 from everstream.core.events import Phase
 from everstream.core.log import Log, Position
 from everstream.core.protocol import ClientProtocol, Command, Id, Refuse, error_frame, error_of, reply
 from everstream.core.wire import Encoding
-from everstream.gateway.auth import ANONYMOUS, Principal, authenticate
+from everstream.gateway.auth import ANONYMOUS, Authenticate, Principal, credentials_of, principal_of
 from everstream.gateway.transport import Outlet, outlet_of
 from everstream.runtime.ending import end
 from everstream.runtime.hub import Feed
@@ -37,11 +37,19 @@ from everstream.settings import Settings
 logger = structlog.get_logger(__name__)
 
 FLUSH_BYTES_MAX = 256 * 1024  # of one turn, over all streams of the connection
+CLOSE_INTERNAL = 1011  # RFC 6455 section 7.4.1: the server failed; a client may come back
 START = Position(0, 0)
 
 
 class Connection:
-    def __init__(self, websocket: WebSocket, encoding: Encoding, node: Node, connections: Connections) -> None:
+    def __init__(
+        self,
+        websocket: WebSocket,
+        encoding: Encoding,
+        node: Node,
+        connections: Connections,
+        authenticate: Authenticate | None = None,
+    ) -> None:
         self.id = "c_" + secrets.token_hex(8)
         self._websocket = websocket
         self._node = node
@@ -52,6 +60,7 @@ class Connection:
         self._outlet: Outlet = outlet_of(
             websocket, encoding, self._settings.write_high_water_bytes, self._settings.write_timeout_s
         )
+        self._authenticate = authenticate
         self._principal: Principal = ANONYMOUS
         self._feeds: dict[Feed, None] = {}
         self._ready: dict[Feed, None] = {}
@@ -76,7 +85,7 @@ class Connection:
                 action = self._protocol.receive(data)
                 if isinstance(action, Refuse):
                     await self._refuse(action)
-                else:
+                elif type(action.command) is not protocol.Hello or await self._admit(action.command):
                     await self._start(action.command)
         finally:
             hello.cancel()
@@ -107,6 +116,19 @@ class Connection:
         refusal = self._protocol.hello_timed_out()
         if refusal is not None:
             self._spawn(self._refuse(refusal))
+
+    async def _admit(self, command: protocol.Hello) -> bool:
+        """Whether somebody may come in.  Nothing more is read until that is known: nobody does anything before."""
+        try:
+            self._principal = await self._proved(command.token)
+        except EverstreamError as error:
+            await self._refuse(Refuse(error_of(error, command.id), FAULTS[error.code].close_code or CLOSE_INTERNAL))
+            return False
+        return True
+
+    async def _proved(self, token: str | None) -> Principal:
+        credentials = credentials_of(self._websocket, token)
+        return await principal_of(self._authenticate, credentials, self._settings.hello_timeout_s)
 
     async def _refuse(self, refusal: Refuse) -> None:
         self.send(refusal.frame)
@@ -211,7 +233,6 @@ class Connection:
             self.send(error_frame("internal", "the server failed to carry this out", command.id))
 
     async def _hello(self, command: protocol.Hello) -> None:
-        self._principal = authenticate(command.token)
         settings = self._settings
         self.send(
             reply(
@@ -293,7 +314,10 @@ class Connection:
         self.send(reply("ok", command.id))
 
     async def _auth(self, command: protocol.Auth) -> None:
-        self._principal = authenticate(command.token)
+        principal = await self._proved(command.token)
+        if principal.id != self._principal.id:
+            raise EverstreamError("auth.forbidden", "this token is somebody else's: connect anew with it")
+        self._principal = principal
         self.send(reply("ok", command.id))
 
     async def _models(self, command: protocol.Models) -> None:
