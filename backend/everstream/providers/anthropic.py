@@ -20,6 +20,7 @@ from everstream.providers.carry_ladder import Rung
 from everstream.providers.carry_policy import Dialect, Policy
 from everstream.providers.http_body import connection_error, make_limits, make_timeout, read_errors
 from everstream.providers.http_errors import status_error, tell_of_long_waits
+from everstream.providers.http_headers import environment_headers, own_headers
 from everstream.providers.http_provider import Asking, HttpProvider
 from everstream.providers.messages_api import MessagesFold
 from everstream.providers.messages_request import MessagesRequest, messages_body
@@ -60,18 +61,19 @@ class AnthropicProvider(HttpProvider):
 
     async def models(self) -> list[ModelInfo]:
         """The models worth offering.  Others may be asked for by name all the same."""
-        why_not = self._endpoint.hindrance
+        endpoint = self._endpoint
+        own = self._official or self.name == AnthropicProvider.name
         return [
             ModelInfo(
                 f"{self.name}/{model}",
-                why_not is None,
+                endpoint.hindrance is None,
                 self._expected(model),
-                why_not,
-                thinking=True,
-                tools=True,
-                images=True,
+                endpoint.hindrance,
+                thinking=own or None if endpoint.thinking is None else endpoint.thinking,
+                tools=own or None if endpoint.tools is None else endpoint.tools,
+                images=own or None if endpoint.images is None else endpoint.images,
             )
-            for model in MODELS
+            for model in endpoint.models or (MODELS if own else ())
         ]
 
     async def abandon(self, request: Request, progress: Progress) -> None:
@@ -82,7 +84,8 @@ class AnthropicProvider(HttpProvider):
 
     def _ask(self, request: Request) -> Asking:
         asked = messages_body(request)
-        return Asking(lambda: self._open(asked), MessagesFold(self.name, asked.warnings))
+        warnings = (*asked.warnings, *self._endpoint.untaken(asked.body))
+        return Asking(lambda: self._open(asked), MessagesFold(self.name, warnings))
 
     def _ask_begun(self, way: Rung, request: Request, policy: Policy, progress: Progress) -> Asking:
         return self._ask(request)  # a last turn of the assistant's is one that is not finished
@@ -100,7 +103,7 @@ class AnthropicProvider(HttpProvider):
                 max_tokens=1,
                 messages=[],
                 stream=True,
-                extra_body=asked.body,
+                extra_body=self._endpoint.fitted(asked.body),
                 extra_headers={"Accept-Encoding": "identity", **asked.headers},
             ).__aenter__()
         except sdk.APIStatusError as error:
@@ -118,8 +121,19 @@ class AnthropicProvider(HttpProvider):
             max_retries=self._max_retries,
             timeout=make_timeout(self._connect_timeout_s),
             http_client=sdk.DefaultAioHttpClient(
-                limits=make_limits(self._max_connections), event_hooks={"response": [tell_of_long_waits]}
+                limits=make_limits(self._max_connections),
+                event_hooks={"response": [tell_of_long_waits]},
+                trust_env=not self._endpoint.on_this_machine,
             ),
-            default_headers=None if self._official else {"X-Api-Key": key},
+            default_headers=own_headers(
+                self._endpoint,
+                key,
+                usual=("Authorization",) if self._official else ("Authorization", "X-Api-Key"),
+                foreign=None
+                if self.name == AnthropicProvider.name
+                else environment_headers("ANTHROPIC_CUSTOM_HEADERS"),
+                omit=sdk.Omit(),
+            ),
+            default_query=dict(self._endpoint.query),
             open_telemetry=False,
         )

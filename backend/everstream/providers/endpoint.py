@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from everstream.providers.carry_policy import Carry
 
@@ -48,6 +49,13 @@ class Endpoint:
     key_header: str = ""
     called: Mapping[str, str] = field(default_factory=dict)
     rules: str = ""
+    lists: bool = True  # has a list of its models, which can be asked for
+
+    @property
+    def on_this_machine(self) -> bool:
+        """Whether it is reached without leaving this machine, and so through no proxy."""
+        host = urlsplit(self.base_url).hostname or ""
+        return host in ("localhost", "::1") or host.startswith("127.")
 
     @property
     def hindrance(self) -> str | None:

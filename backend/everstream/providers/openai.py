@@ -35,7 +35,9 @@ from everstream.providers.chat_request import chat_body, thinks_always
 from everstream.providers.endpoint import Endpoint
 from everstream.providers.http_body import Body, connection_error, make_limits, make_timeout, read_errors
 from everstream.providers.http_errors import status_error, tell_of_long_waits
+from everstream.providers.http_headers import environment_headers, own_headers
 from everstream.providers.http_provider import Asking, HttpProvider
+from everstream.providers.model_list import Listed, listed_models
 from everstream.providers.responses_api import ResponsesFold, Run, responses_body
 
 logger = structlog.get_logger(__name__)
@@ -53,7 +55,6 @@ MODELS = (
     "gpt-5.4-mini",
     "gpt-5.4-nano",
 )
-MODELS_LISTED_MAX = 500
 LIST_TIMEOUT_S = 3.0
 LIST_KEPT_S = 60.0
 
@@ -66,15 +67,6 @@ Background = Literal["auto", "on", "off"]
 Route = Literal["chat", "responses", "completions"]
 _NO_KEY = "no-key-needed"  # servers of one's own ask for none, but the package insists
 _MINUTES = re.compile(r"(?:^|-)(?:pro|deep-research)(?:-|$)")  # models that think for so long
-
-
-class _Model(msgspec.Struct):
-    id: str
-    owned_by: str | None = None
-
-
-class _ModelList(msgspec.Struct):
-    data: list[_Model] = []
 
 
 class OpenAIProvider(HttpProvider):
@@ -103,7 +95,7 @@ class OpenAIProvider(HttpProvider):
         self._api = api if endpoint is None else endpoint.api
         self._background = background
         self._failed_runs: dict[str, None] = {}  # that the provider itself gave up; the oldest are forgotten
-        self._listed: list[_Model] = []
+        self._listed: list[Listed] = []
         self._listed_until_s = 0.0  # on the monotonic clock
         self._listing = asyncio.Lock()
 
@@ -119,12 +111,17 @@ class OpenAIProvider(HttpProvider):
     # ------------------------------------------------------------------ models
 
     async def models(self) -> list[ModelInfo]:
-        """The models worth offering.  A server of one's own is asked, at most once in `LIST_KEPT_S`."""
+        """The models worth offering.  A service that has a list is asked, at most once in `LIST_KEPT_S`."""
+        endpoint = self._endpoint
+        if endpoint.models:
+            return [self._info(Listed(model)) for model in endpoint.models]
         if self._official:
-            return [self._info(model) for model in MODELS]
+            return [self._info(Listed(model, "", thinks_always(model), True, True)) for model in MODELS]
+        if endpoint.hindrance is not None or not endpoint.lists:
+            return []
         await self._identify()
-        if self._listed:
-            return [ModelInfo(f"{self.name}/{model.id}", True, self._expected(model.id)) for model in self._listed]
+        if self._listed or self.name != OpenAIProvider.name:
+            return [self._info(model) for model in self._listed]
         why = "the server at OPENAI_BASE_URL does not list its models; any name may be asked for as openai/NAME"
         return [ModelInfo(f"{self.name}/{model}", False, self._expected(model), why) for model in MODELS]
 
@@ -136,29 +133,29 @@ class OpenAIProvider(HttpProvider):
         if time.monotonic() >= self._listed_until_s:
             self._listed = await self._ask_for_models() or self._listed
             self._listed_until_s = time.monotonic() + LIST_KEPT_S
-            self._owner = next((model.owned_by for model in self._listed if model.owned_by), "")
+            self._owner = next((model.owner for model in self._listed if model.owner), "")
 
-    async def _ask_for_models(self) -> list[_Model]:
+    async def _ask_for_models(self) -> list[Listed]:
         await self.prepare()
         client = self._connect()
         import openai as sdk
 
         try:
             found = await client.with_options(max_retries=0, timeout=LIST_TIMEOUT_S).models.with_raw_response.list()
-            return msgspec.json.decode(found.content, type=_ModelList).data[:MODELS_LISTED_MAX]
+            return listed_models(found.content)
         except (sdk.APIError, OSError, msgspec.DecodeError):
             return []
 
-    def _info(self, model: str) -> ModelInfo:
-        why_not = self._endpoint.hindrance
+    def _info(self, model: Listed) -> ModelInfo:
+        endpoint = self._endpoint
         return ModelInfo(
-            f"{self.name}/{model}",
-            why_not is None,
-            self._expected(model),
-            why_not,
-            thinking=thinks_always(model),
-            tools=True,
-            images=True,
+            f"{self.name}/{model.id}",
+            endpoint.hindrance is None,
+            self._expected(model.id),
+            endpoint.hindrance,
+            thinking=model.thinking if endpoint.thinking is None else endpoint.thinking,
+            tools=model.tools if endpoint.tools is None else endpoint.tools,
+            images=model.images if endpoint.images is None else endpoint.images,
         )
 
     def _expected(self, model: str) -> Continuation | None:
@@ -184,6 +181,7 @@ class OpenAIProvider(HttpProvider):
         if self._dialect(request) == "chat":
             return self._ask_chat(request)
         body, warnings = responses_body(request, official=self._official)
+        warnings += self._endpoint.untaken(body)
         if not self._in_background(request):
             return Asking(lambda: self._open(body, "responses"), ResponsesFold(self.name, warnings))
         body["background"] = True
@@ -191,9 +189,7 @@ class OpenAIProvider(HttpProvider):
         return Asking(lambda: self._open_run(body), self._fold_run(Run(request.model_name), warnings))
 
     def _ask_chat(self, request: Request) -> Asking:
-        body, warnings = chat_body(request, official=self._official)
-        body.pop("api", None)
-        body.pop("background", None)
+        body, warnings = self._chat_body(request)
         tokens = None
         if self._owner and tells_tokens(request) and self._policy(request).tokens:
             body["return_token_ids"] = True
@@ -201,9 +197,7 @@ class OpenAIProvider(HttpProvider):
         return Asking(lambda: self._open(body, "chat"), ChatFold(self.name, warnings, tokens=tokens))
 
     def _ask_begun(self, way: Rung, request: Request, policy: Policy, progress: Progress) -> Asking:
-        body, warnings = chat_body(request, official=self._official)
-        body.pop("api", None)
-        body.pop("background", None)
+        body, warnings = self._chat_body(request)
         if way == "tokens":
             plain = completions_body(body, progress)
             fold = ChatFold(self.name, warnings, tokens=0, plain=True)
@@ -211,12 +205,18 @@ class OpenAIProvider(HttpProvider):
         mark_unfinished(body, policy, progress)
         return Asking(lambda: self._open(body, "chat"), ChatFold(self.name, warnings))
 
+    def _chat_body(self, request: Request) -> tuple[dict[str, Any], tuple[str, ...]]:
+        body, warnings = chat_body(request, official=self._official)
+        body.pop("api", None)
+        body.pop("background", None)
+        return body, (*warnings, *self._endpoint.untaken(body))
+
     async def _open(self, body: dict[str, Any], route: Route) -> Any:
         await self.prepare()
         client = self._connect()
+        model, body = body["model"], self._endpoint.fitted(body)
         # The whole body travels as "extra": the package then does not walk through the history to check its types.
         rest: dict[str, Any] = {"stream": True, "extra_body": body, "extra_headers": {"Accept-Encoding": "identity"}}
-        model = body["model"]
         if route == "responses":
             return await self._opened(client.responses.with_streaming_response.create(model=model, **rest))
         if route == "completions":
@@ -238,15 +238,27 @@ class OpenAIProvider(HttpProvider):
     def _make_client(self, api_key: str | None) -> Any:
         import openai as sdk
 
+        key = api_key or _NO_KEY
         return sdk.AsyncOpenAI(
-            api_key=api_key or _NO_KEY,
+            api_key=key,
             base_url=self._base_url,
             max_retries=self._max_retries,
             timeout=make_timeout(self._connect_timeout_s),
+            default_headers=own_headers(
+                self._endpoint, key, usual=("Authorization",), foreign=self._foreign_headers(), omit=sdk.Omit()
+            ),
+            default_query=dict(self._endpoint.query),
             http_client=sdk.DefaultAioHttpClient(
-                limits=make_limits(self._max_connections), event_hooks={"response": [tell_of_long_waits]}
+                limits=make_limits(self._max_connections),
+                event_hooks={"response": [tell_of_long_waits]},
+                trust_env=not self._endpoint.on_this_machine,
             ),
         )
+
+    def _foreign_headers(self) -> list[str] | None:
+        if self.name == OpenAIProvider.name:
+            return None
+        return ["OpenAI-Organization", "OpenAI-Project", *environment_headers("OPENAI_CUSTOM_HEADERS")]
 
     # ------------------------------------------------------------------ runs in the background
 

@@ -48,6 +48,7 @@ class Preset:
     called: Mapping[str, str] = field(default_factory=dict)
     max_tokens_field: str | None = None
     key_header: str = ""
+    lists: bool = True
     thinking: bool | None = None
     tools: bool | None = None
     images: bool | None = None
@@ -166,6 +167,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
         priced_as="azure",
         max_tokens_field="max_completion_tokens",
         key_header="api-key",
+        lists=False,  # what it lists are models that could be deployed, not those that are
     ),
     "hf": Preset("Hugging Face router", "https://router.huggingface.co/v1", ("HF_TOKEN",)),
     "ollama": Preset("Ollama", f"{LOOPBACK}11434", (), "ollama", address_env="OLLAMA_HOST", complete=ollama_url),
@@ -217,6 +219,7 @@ def endpoint_of(
         images=preset.images if given.images is None else given.images,
         key_header=given.key_header or preset.key_header,
         called=preset.called,
+        lists=preset.lists,
         rules=preset.rules or ("" if preset is PRESETS["openai"] else preset.base_url),
     )
 
