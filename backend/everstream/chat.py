@@ -20,9 +20,10 @@ import contextlib
 import signal
 import sys
 
-from everstream.client import Client, Stream
+from everstream.client import Client
 from everstream.core.errors import EverstreamError
 from everstream.link import LinkState
+from everstream.reader import Stream
 from everstream.reducer import Frame
 from everstream.terminal import Lines, Page
 

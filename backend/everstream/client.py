@@ -1,34 +1,35 @@
 """A WebSocket client for Everstream: ask, read, cancel; it comes back by itself and loses nothing.
 
     async with Client("ws://127.0.0.1:8000/ws") as client:
-        stream = await client.generate(model="scripted/count", messages=[{"role": "user", "content": "hi"}])
-        async for frame in stream:
-            print(frame.get("text", ""), end="")
+        stream = await client.generate("hi", model="scripted/count")
+        async for text in stream.text_deltas():
+            print(text, end="", flush=True)
 
-`Link` keeps the connection.  Coming back is one `hello` that names every open stream and its position; the server
-goes on after it.  Every command here may be sent twice without harm (`generate` carries a `request_id`, the others
-say what shall be, not what to add), so whatever had no reply when the connection went is simply sent again.
-
-Frames go into the stream's `StreamState` at once.  They also wait for whoever iterates, but not without bound: if too
-many wait they are dropped, and the reader gets one `snapshot` frame of the state instead, which stands for them all.
+`Link` keeps the connection, `Stream` (in `reader.py`) what was read.  Coming back is one `hello` that names every open
+stream and its position; the server goes on after it.  Every command here may be sent twice without harm (`generate`
+carries a `request_id`, the others say what shall be, not what to add), so whatever had no reply when the connection
+went is simply sent again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from everstream.core.errors import EverstreamError
 from everstream.core.wire import Encoding
-from everstream.link import Link, LinkState, error_in
+from everstream.link import STALE, Link, LinkState, Token, error_in
+from everstream.reader import Position, Result, Stream, TextWithdrawn
 from everstream.reconnect import Backoff
-from everstream.reducer import Frame, StreamState, Verdict
+from everstream.reducer import Frame, Verdict
 
-FRAMES_WAITING_MAX = 256  # of one stream, for its reader
+__all__ = ["Client", "Position", "Result", "Stream", "TextWithdrawn"]
+
 CALLS_MAX = 1024  # commands without a reply
 STRAYS_MAX = 64  # streams remembered whose frames came before the reply that names them
 SUBSCRIBE_AGAIN_MS = 500  # at most, where a server could not serve a stream just now
@@ -47,6 +48,7 @@ class _Call:
     done: asyncio.Future[Frame] | None = None
     about: Stream | None = None
     sent: int = 0  # times
+    renewed: bool = False  # a fresh token was sent because of it
 
     def finish(self, reply: Frame) -> None:
         if self.done is not None and not self.done.done():
@@ -57,83 +59,23 @@ class _Call:
             self.done.set_exception(error)
 
 
-class Stream:
-    """One response stream: iterate it for its frames (one reader), look at `state` for what they amount to."""
-
-    def __init__(self, client: Client, state: StreamState) -> None:
-        self.state = state
-        self._client = client
-        self._frames: deque[Frame] = deque()
-        self._behind = False
-        self._left: Exception | None = None
-        self._news = asyncio.Event()
-
-    @property
-    def id(self) -> str:
-        return self.state.stream
-
-    def __aiter__(self) -> Stream:
-        return self
-
-    async def __anext__(self) -> Frame:
-        """The next frame that was applied.  Raises EverstreamError or ConnectionError where no more can come."""
-        while True:
-            if self._behind:
-                self._behind = False
-                return self.state.snapshot()
-            if self._frames:
-                return self._frames.popleft()
-            if self.state.ended or isinstance(self._left, StopAsyncIteration):
-                raise StopAsyncIteration
-            if self._left is not None:
-                raise self._left
-            self._news.clear()
-            await self._news.wait()
-
-    async def cancel(self) -> int:
-        """Stop the generation.  Returns the fence: no entry after this offset exists or will.
-
-        Raises EverstreamError."""
-        if self.state.ended:
-            return self.state.offset
-        reply = await self._client.call("cancel", stream=self.id)
-        return next((int(s["offset"]) for s in reply["streams"] if s["stream"] == self.id), self.state.offset)
-
-    async def unsubscribe(self) -> None:
-        """Stop reading; the generation goes on.  Iteration ends."""
-        await self._client.forget(self)
-
-    def take(self, frame: Frame) -> Verdict:
-        """For the client: fold a frame in, and keep it for the reader."""
-        verdict = self.state.apply(frame)
-        if verdict in (Verdict.APPLIED, Verdict.REPLACED):
-            if len(self._frames) >= FRAMES_WAITING_MAX:
-                self._frames.clear()
-                self._behind = True
-            elif not self._behind:
-                self._frames.append(frame)
-            self._news.set()
-        return verdict
-
-    def leave(self, why: Exception) -> None:
-        """For the client: nothing more will come."""
-        self._left = why
-        self._news.set()
-
-
 class Client:
     """A connection that is always there, as far as the world allows.
 
-    `url` may be `ws(s)://` or `http(s)://`, with or without `/ws`.  `token` may be a function that gives a fresh
-    one, for tokens that expire.  `on_state` hears of every step of the connection, from within: it must not wait.
-    Raises EverstreamError (final refusals, failed commands) or ConnectionError (no server within
-    `connect_timeout_s`; the client was closed), ValueError for what is no address.
+    `url` may be `ws(s)://` or `http(s)://`, with or without `/ws`.  `on_state` hears of every step of the connection,
+    from within: it must not wait.  Raises EverstreamError (final refusals, failed commands) or ConnectionError (no
+    server within `connect_timeout_s`; the client was closed), ValueError for what is no address.
+
+    `token`, for tokens that expire, is a function, async or not, that gives a fresh one.  It is asked before every
+    connection, and where a server says that the one it has will not do any more.  If it fails with an OSError (no
+    connection, a timeout), or with whatever else once the client has been connected, it is asked again after the
+    back-off; an EverstreamError that is not retryable ends the client.
     """
 
     def __init__(
         self,
         url: str,
-        token: str | Callable[[], str] | None = None,
+        token: Token = None,
         encoding: Literal["json", "msgpack"] = "json",
         *,
         on_state: OnState | None = None,
@@ -147,6 +89,7 @@ class Client:
         self._streams: dict[str, Stream] = {}  # the open ones
         self._strays: deque[str] = deque(maxlen=STRAYS_MAX)
         self._ready = asyncio.Event()  # once open, or closed for good
+        self._renewal: asyncio.Task[None] | None = None
         self._closed: Exception | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -170,7 +113,9 @@ class Client:
                 await self._ready.wait()
         except TimeoutError:
             await self.aclose()
-            raise ConnectionError(f"no server at {self.url} within {self._connect_timeout_s:g} s") from None
+            raise ConnectionError(
+                f"no server at {self.url} within {self._connect_timeout_s:g} s ({self._link.why or 'no answer'})"
+            ) from None
         except asyncio.CancelledError:
             await self.aclose()
             raise
@@ -187,6 +132,8 @@ class Client:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._renewal is not None:
+            self._renewal.cancel()
         self._finish(ConnectionError("the client was closed"))
         await self._link.aclose()
 
@@ -211,37 +158,69 @@ class Client:
 
     async def generate(
         self,
+        messages: str | Sequence[Frame],
         *,
         model: str,
-        messages: list[Frame],
         params: Frame | None = None,
+        budget: Frame | None = None,
         request_id: str | None = None,
         **more: Any,
     ) -> Stream:
         """Start a generation and read it from its first entry.  Raises EverstreamError.
 
-        `more` are further fields of the command.  With the same `request_id` the server starts nothing new.
+        `messages` is the conversation, or what the user says.  `budget` is {output_tokens, usd}, either or both;
+        `params` and all further keywords are the request's parameters (`max_tokens`, `temperature`, `system`, …).
+        With the same `request_id` the server starts nothing new, and the stream is the one of the first time.
         """
-        fields: Frame = {"request_id": request_id or uuid.uuid4().hex, "model": model, "messages": messages, **more}
-        if params:
-            fields["params"] = params
+        said = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+        fields: Frame = {"request_id": request_id or uuid.uuid4().hex, "model": model, "messages": said}
+        if every := {**(params or {}), **more}:
+            fields["params"] = every
+        if budget is not None:
+            fields["budget"] = budget
         reply = await self.call("generate", **fields)
         stream: Stream = reply["opened"]
         return stream
 
-    async def subscribe(self, stream_id: str, epoch: int | None = None, offset: int | None = None) -> Stream:
-        """Read a stream from a position, or from its start.  Raises EverstreamError (`stream.unknown`, …)."""
-        stream = self._streams.get(stream_id)
-        if stream is not None:
-            return stream
-        stream = Stream(self, StreamState(stream_id, epoch, offset or 0))
-        self._streams[stream_id] = stream
+    async def subscribe(self, stream: str | Position, /, epoch: int | None = None, offset: int | None = None) -> Stream:
+        """Read a stream: an id from its start or from (epoch, offset), a saved Position from there on.
+
+        A stream that this client reads already is given as it is.  Raises EverstreamError (`stream.unknown`, …).
+        """
+        start = stream if isinstance(stream, Position) else Position(stream, epoch, offset or 0)
+        opened = self._streams.get(start.stream)
+        if opened is not None:
+            return opened
+        opened = self._streams[start.stream] = Stream(self, start)
         try:
-            await self.call("subscribe", about=stream, **_place(stream.state))
+            await self.call("subscribe", about=opened, **opened.place)
         except BaseException:
-            self._streams.pop(stream_id, None)
+            self._streams.pop(start.stream, None)
             raise
-        return stream
+        return opened
+
+    async def authenticate(self, token: str | None = None) -> None:
+        """Renew this connection's authentication without leaving it; without `token` with a fresh one of the client's.
+
+        Where the client has no function for tokens, `token` is also what it comes back with.  Raises EverstreamError
+        (`auth.denied`, …; the old token then stays), or what the function raises.
+        """
+        before, fixed = self._link.token, not callable(self._link.token)
+        given = await self._link.fresh_token() if token is None else token
+        if fixed:
+            self._link.token = given
+        try:
+            await self.call("auth", token=given)
+        except EverstreamError:
+            if fixed:
+                self._link.token = before
+            raise
+
+    async def ping(self) -> float:
+        """The seconds from here to the server and back, reconnections included."""
+        begun_s = time.monotonic()
+        await self.call("ping")
+        return time.monotonic() - begun_s
 
     async def models(self) -> list[Frame]:
         """The models on offer, as the protocol has them.  Raises EverstreamError."""
@@ -252,7 +231,7 @@ class Client:
         """Read this stream no longer."""
         if self._streams.get(stream.id) is stream:
             del self._streams[stream.id]
-            stream.leave(StopAsyncIteration())
+            stream.leave(None)
             await self.call("unsubscribe", stream=stream.id)
 
     async def call(self, kind: str, *, about: Stream | None = None, **fields: Any) -> Frame:
@@ -280,7 +259,7 @@ class Client:
         """Ask for what follows the stream's position.  If the connection goes, the next `hello` asks."""
         if self._streams.get(stream.id) is stream and self._link.state is LinkState.OPEN:
             call_id = next(self._link.ids)
-            call = _Call({"type": "subscribe", "id": call_id, **_place(stream.state)}, None, stream)
+            call = _Call({"type": "subscribe", "id": call_id, **stream.place}, None, stream)
             self._calls[call_id] = call
             self._link.spawn(self._send(call))
 
@@ -289,8 +268,8 @@ class Client:
 
     # ------------------------------------------------------------------ what the link says
 
-    def resume(self) -> list[Frame]:
-        return [_place(stream.state) for stream in self._streams.values() if stream.state.epoch is not None]
+    def places(self) -> list[Frame]:
+        return [stream.place for stream in self._streams.values() if stream.state.epoch is not None]
 
     def entered(self, state: LinkState, detail: str) -> None:
         if state is LinkState.OPEN:
@@ -325,7 +304,7 @@ class Client:
         if stream is not None:
             if stream.take(frame) is Verdict.HOLE:
                 self._subscribe_again(stream)
-            if stream.state.ended:
+            if stream.over:
                 self._streams.pop(stream.id, None)
 
     def _accept(self, name: str, frame: Frame, call: _Call | None) -> Stream | None:
@@ -335,7 +314,7 @@ class Client:
                 self._link.spawn(self._unsubscribe(name))
             return stream
         if stream is None:
-            stream = self._streams[name] = Stream(self, StreamState(name))
+            stream = self._streams[name] = Stream(self, Position(name))
             if call.sent > 1 or name in self._strays:
                 # Its entries may have come already, or go to a connection that is no more.
                 self._subscribe_again(stream)
@@ -354,6 +333,14 @@ class Client:
                 call.finish(reply)
                 del self._calls[call_id]
 
+    def _refuse(self, error: EverstreamError, call: _Call | None, stream: Stream | None) -> None:
+        if error.code in STALE and callable(self._link.token) and self._renews(error, call, stream):
+            return
+        if call is not None and call.about is None:
+            self._refuse_call(error, call)
+        else:
+            self._refuse_reading(error, call, stream)
+
     def _refuse_call(self, error: EverstreamError, call: _Call) -> None:
         after_ms = error.retry_after_ms
         if error.code != "limit.rate" or after_ms is None or after_ms > BUSY_MS_MAX or call.sent > BUSY_TRIES:
@@ -366,10 +353,7 @@ class Client:
         if call.done is not None and not call.done.done():
             self._link.spawn(self._send(call))
 
-    def _refuse(self, error: EverstreamError, call: _Call | None, stream: Stream | None) -> None:
-        if call is not None and call.about is None:
-            self._refuse_call(error, call)
-            return
+    def _refuse_reading(self, error: EverstreamError, call: _Call | None, stream: Stream | None) -> None:
         about = stream or (call.about if call is not None else None)
         if call is not None and call.done is None:
             self._calls.pop(call.frame["id"], None)
@@ -386,9 +370,25 @@ class Client:
                 waiting.fail(error)
                 del self._calls[call_id]
 
+    # ------------------------------------------------------------------ a token that will not do any more
 
-def _place(state: StreamState) -> Frame:
-    """A stream and where we stand in it; from the start, where no server has named an epoch."""
-    if state.epoch is None:
-        return {"stream": state.stream}
-    return {"stream": state.stream, "epoch": state.epoch, "offset": state.offset}
+    def _renews(self, error: EverstreamError, call: _Call | None, stream: Stream | None) -> bool:
+        """Whether a fresh token is sent because of this error, and the command again, once, behind it."""
+        if call is None and stream is not None:  # it is `hello` that was refused, for one stream
+            return False
+        if call is not None:
+            if call.renewed or call.frame["type"] == "auth":
+                return False
+            call.renewed = True
+        self._link.spawn(self._renew_for(error, call))
+        return True
+
+    async def _renew_for(self, error: EverstreamError, call: _Call | None) -> None:
+        if self._renewal is None or self._renewal.done():
+            self._renewal = asyncio.create_task(self.authenticate())
+        await asyncio.wait({self._renewal})
+        failed = self._renewal.cancelled() or self._renewal.exception() is not None
+        if call is not None and failed:
+            self._refuse(error, call, call.about)
+        elif call is not None:
+            await self._send(call)

@@ -9,14 +9,18 @@ It goes round a small circle, and tells its listener of every step:
 `hello` names what the listener wants resumed, so first connect and reconnect are the same path.  The link looks after
 `hello`, `welcome`, `goaway`, heartbeats and close codes; every other frame is the listener's.  It promises nothing of
 frames sent while the connection goes: whoever needs a reply sends again when told of OPEN.
+
+A token that expires comes from a function, which is asked before every connection.  So a close with 4005 needs nothing
+but coming back, and a refusal (4501) is final only when a token that was fetched because of it is refused too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import itertools
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -40,6 +44,10 @@ HEARTBEAT_MS = 15_000  # where the server does not say
 SETTLED_S = 1.0  # a connection that lived less is not left without back-off, `goaway` or not
 LOST = 1006  # the close code of a connection that went without one
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+STALE = ("auth.required", "auth.denied")  # errors that a fresh token can mend
+
+# What a server knows a client by.  A function gives a fresh one each time; if it takes long it had better be async.
+Token = str | Callable[[], str | Awaitable[str]] | None
 
 
 class LinkState(Enum):
@@ -52,8 +60,8 @@ class LinkState(Enum):
 class Listener(Protocol):
     """Who the link works for.  None of these may raise or wait."""
 
-    def resume(self) -> list[Frame]:
-        """Places {stream, epoch, offset} for `hello`."""
+    def places(self) -> list[Frame]:
+        """Where it reads: {stream, epoch, offset} each, for `hello` to resume."""
         ...
 
     def received(self, kind: str, frame: Frame) -> None: ...
@@ -72,12 +80,15 @@ class _Parting:
 
 
 class Link:
-    """One connection after another to one server address.  `welcome` is the last one received."""
+    """One connection after another to one server address.
+
+    `welcome` is the last one received, `why` says how the last connection ended.  `token` may be set anew.
+    """
 
     def __init__(
         self,
         url: str,
-        token: str | Callable[[], str] | None,
+        token: Token,
         encoding: Encoding,
         backoff: Backoff,
         listener: Listener,
@@ -85,17 +96,22 @@ class Link:
         self.url = websocket_url(url)
         self.state = LinkState.WAITING
         self.welcome: Frame = {}
+        self.why = ""
         self.ids = itertools.count(1)
-        self._token = token
+        self.token = token
         self._encoding = encoding
         self._backoff = backoff
         self._listener = listener
         self._socket: ClientConnection | None = None  # only while OPEN
         self._complaint: EverstreamError | None = None  # the last error that belonged to no command
+        self._refreshed = False  # the token was asked for anew because of a refusal
         self._spawned: set[asyncio.Task[None]] = set()
 
     async def run(self) -> Exception:
-        """Go round until a server says never to come back.  Returns why."""
+        """Go round until a server says never to come back.  Returns why.
+
+        Raises what the token's function raises, where that is no passing failure: see `_connection`.
+        """
         loop = asyncio.get_running_loop()
         while True:
             self._enter(LinkState.CONNECTING, self.url)
@@ -104,7 +120,8 @@ class Link:
                 parting = await self._connection()
             finally:
                 self._socket = None
-            if parting.error is not None:
+            self.why = parting.why
+            if parting.error is not None and not self._may_refresh(parting.error):
                 self._enter(LinkState.CLOSED, parting.why)
                 return parting.error
             if parting.planned and loop.time() - begun_s >= SETTLED_S:
@@ -138,14 +155,36 @@ class Link:
         self._spawned.add(task)
         task.add_done_callback(self._spawned.discard)
 
+    async def fresh_token(self) -> str | None:
+        """The token, asked for anew where it comes from a function.  Raises what that raises, or TimeoutError."""
+        if not callable(self.token):
+            return self.token
+        async with asyncio.timeout(OPEN_TIMEOUT_S):
+            given = self.token()
+            return await given if inspect.isawaitable(given) else given
+
     def chance_s(self, most_ms: float) -> float:
         """A random time within `most_ms`, in seconds."""
         return self._backoff.within_s(most_ms)
 
     # ------------------------------------------------------------------ one connection
 
+    def _may_refresh(self, refusal: EverstreamError) -> bool:
+        """Whether a fresh token may help: once, until a connection has been of use again."""
+        helps = callable(self.token) and refusal.code in STALE and not self._refreshed
+        self._refreshed |= helps
+        return helps
+
     async def _connection(self) -> _Parting:
         self._complaint = None
+        try:
+            token = await self.fresh_token()
+        except Exception as error:
+            # A service that is away for a moment costs no stream.  What is wrong from the start is a mistake.
+            final = isinstance(error, EverstreamError) and not error.retryable
+            if final or not (self.welcome or isinstance(error, OSError)):
+                raise
+            return _Parting(f"no token: {type(error).__name__}")
         try:
             socket = await connect(
                 self.url,
@@ -162,16 +201,16 @@ class Link:
         except (OSError, InvalidHandshake, EOFError) as error:
             return _Parting(f"cannot connect: {type(error).__name__}")
         try:
-            return await self._conversation(socket)
+            return await self._conversation(socket, token)
         except ConnectionClosed:
             return self._parted(socket.close_code or LOST)
         finally:
             self.spawn(socket.close())
 
-    async def _conversation(self, socket: ClientConnection) -> _Parting:
+    async def _conversation(self, socket: ClientConnection, token: str | None) -> _Parting:
         loop = asyncio.get_running_loop()
         silence_s, leave_s = OPEN_TIMEOUT_S, float("inf")
-        hello = self._hello()
+        hello = self._hello(token)
         await socket.send(encode(self._encoding, hello), text=self._encoding is Encoding.JSON)
         try:
             async with asyncio.timeout(silence_s) as watch:
@@ -189,8 +228,11 @@ class Link:
                         leave_s = min(leave_s, loop.time() + self._backoff.within_s(frame.get("after_ms", 0)))
                     elif kind == "error" and "stream" not in frame and frame.get("id") in (None, hello["id"]):
                         self._complaint = error_in(frame)
+                        if self._socket is not None and self._complaint.code in STALE:
+                            self._listener.received(kind, frame)
                     else:
                         self._backoff.reset()
+                        self._refreshed = False
                         self._listener.received(kind, frame)
                     watch.reschedule(min(loop.time() + silence_s, leave_s))
         except TimeoutError:
@@ -199,12 +241,11 @@ class Link:
             socket.transport.abort()
             return _Parting("the server fell silent")
 
-    def _hello(self) -> Frame:
-        token = self._token() if callable(self._token) else self._token
+    def _hello(self, token: str | None) -> Frame:
         hello: Frame = {"type": "hello", "id": next(self.ids), "client": f"everstream-python/{__version__}"}
         if token is not None:
             hello["token"] = token
-        return {**hello, "resume": self._listener.resume()}
+        return {**hello, "resume": self._listener.places()}
 
     def _decode(self, data: bytes) -> Frame | None:
         """None for what is no frame."""

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import pytest
 from tests.house.fake_server import FakeServer, answer, end, fake_server, text, until
 
-from everstream.client import FRAMES_WAITING_MAX, Client, Stream
+from everstream.client import Client, Stream
 from everstream.core.errors import EverstreamError
 from everstream.link import LinkState, websocket_url
+from everstream.reader import FRAMES_WAITING_MAX
 from everstream.reconnect import Backoff, Fate, fate, fate_of_status
 
 ASK: dict[str, Any] = {"model": "fake/one", "messages": [{"role": "user", "content": "hi"}]}
@@ -138,7 +139,7 @@ async def test_an_unknown_stream_is_an_error_with_its_code(server: FakeServer) -
         with pytest.raises(EverstreamError) as caught:
             await client.subscribe("r_none")
         assert caught.value.code == "stream.unknown"
-        assert not client.resume()
+        assert not client.places()
 
 
 async def test_a_stream_that_is_gone_after_a_reconnection_fails_its_reader_and_no_other(server: FakeServer) -> None:
@@ -335,7 +336,7 @@ async def test_a_stream_that_nobody_waits_for_any_more_is_not_read(server: FakeS
         await asyncio.gather(asking, return_exceptions=True)
         server.hold["generate"].set()
         await until(lambda: server.said("unsubscribe"))
-        assert not client.resume()
+        assert not client.places()
 
 
 async def test_unsubscribing_ends_the_reading_and_not_the_stream(server: FakeServer) -> None:
