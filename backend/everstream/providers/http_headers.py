@@ -41,3 +41,8 @@ def environment_headers(variable: str) -> list[str]:
     """The names of the headers that a package takes from this variable: lines of `Name: value`."""
     lines = os.environ.get(variable, "").split("\n")
     return [name.strip() for name, colon, _ in (line.partition(":") for line in lines) if colon]
+
+
+async def without_authorization(request: Any) -> None:
+    """A hook of the HTTP client: the key goes out in another header."""
+    request.headers.pop("Authorization", None)

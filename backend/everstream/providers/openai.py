@@ -35,7 +35,7 @@ from everstream.providers.chat_request import chat_body, thinks_always
 from everstream.providers.endpoint import Endpoint
 from everstream.providers.http_body import Body, connection_error, make_limits, make_timeout, read_errors
 from everstream.providers.http_errors import status_error, tell_of_long_waits
-from everstream.providers.http_headers import environment_headers, own_headers
+from everstream.providers.http_headers import environment_headers, own_headers, without_authorization
 from everstream.providers.http_provider import Asking, HttpProvider
 from everstream.providers.model_list import Listed, listed_models
 from everstream.providers.responses_api import ResponsesFold, Run, responses_body
@@ -239,18 +239,22 @@ class OpenAIProvider(HttpProvider):
         import openai as sdk
 
         key = api_key or _NO_KEY
+        omit = sdk.Omit()
+        headers = own_headers(self._endpoint, key, usual=("Authorization",), foreign=self._foreign_headers(), omit=omit)
+        hooks: dict[str, list[Any]] = {"response": [tell_of_long_waits]}
+        if headers.get("Authorization") is omit:  # which the package allows for single requests only
+            del headers["Authorization"]
+            hooks["request"] = [without_authorization]
         return sdk.AsyncOpenAI(
             api_key=key,
             base_url=self._base_url,
             max_retries=self._max_retries,
             timeout=make_timeout(self._connect_timeout_s),
-            default_headers=own_headers(
-                self._endpoint, key, usual=("Authorization",), foreign=self._foreign_headers(), omit=sdk.Omit()
-            ),
+            default_headers=headers,
             default_query=dict(self._endpoint.query),
             http_client=sdk.DefaultAioHttpClient(
                 limits=make_limits(self._max_connections),
-                event_hooks={"response": [tell_of_long_waits]},
+                event_hooks=hooks,
                 trust_env=not self._endpoint.on_this_machine,
             ),
         )
