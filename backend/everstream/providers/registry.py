@@ -17,7 +17,10 @@ from everstream.core.errors import EverstreamError
 from everstream.core.events import Cost, Usage
 from everstream.providers.anthropic import AnthropicProvider
 from everstream.providers.base import Memory, ModelInfo, Provider
+from everstream.providers.cohere import CohereProvider
 from everstream.providers.endpoint import Api, Endpoint
+from everstream.providers.function import PROVIDER, FunctionProvider, Model
+from everstream.providers.ollama import OllamaProvider
 from everstream.providers.openai import OpenAIProvider
 from everstream.providers.presets import PRESETS, endpoint_of, sections_of
 from everstream.providers.pricing import cost_of
@@ -31,6 +34,8 @@ KINDS: dict[Api, Callable[..., Provider]] = {  # who speaks it
     "responses": OpenAIProvider,
     "completions": OpenAIProvider,
     "messages": AnthropicProvider,
+    "ollama": OllamaProvider,
+    "cohere": CohereProvider,
 }
 
 
@@ -85,14 +90,21 @@ class Registry:
         return [name for name in self._makers if name not in self._quiet]
 
 
-def registry_of(settings: Settings, memory: Memory | None = None) -> Registry:
-    """The providers that these settings configure; `memory` is where they keep what they find out."""
+def registry_of(
+    settings: Settings, memory: Memory | None = None, models: Mapping[str, Model] | None = None
+) -> Registry:
+    """The providers that these settings configure; `memory` is where they keep what they find out.
+
+    `models` are functions of the application that runs the server: the provider `app`.
+    """
     sections = sections_of(settings)
     endpoints = {name: endpoint_of(name, section, os.environ) for name, section in sections.items()}
     makers: dict[str, Maker] = {
         name: _maker(endpoint, settings, memory) for name, endpoint in endpoints.items() if endpoint.api in KINDS
     }
     makers["scripted"] = Scripted
+    if models is not None:  # first, as what this server was written for
+        makers = {PROVIDER: lambda: FunctionProvider(models), **{n: m for n, m in makers.items() if n != PROVIDER}}
     quiet = {name for name, endpoint in endpoints.items() if not _shown(endpoint, settings)}
     return Registry(makers, quiet=quiet, priced_as={name: found.priced_as for name, found in endpoints.items()})
 
