@@ -32,7 +32,7 @@ async def server() -> AsyncIterator[WireServer]:
 
 @asynccontextmanager
 async def direct_to(url: str, key: str | None = None, **rest: Any) -> AsyncIterator[Direct]:
-    made = {name: rest.pop(name) for name in ("headers", "query") if name in rest}
+    made = {name: rest.pop(name) for name in ("headers", "query", "key_header") if name in rest}
     direct = Direct(Endpoint("x", "ollama", url, key, **made), **rest)
     try:
         yield direct
@@ -89,6 +89,14 @@ async def test_without_a_key_none_is_sent(server: WireServer) -> None:
     server.reply = SAID
     async with direct_to(server.url) as direct:
         await direct.fetch("GET", "/", within_s=5)
+    assert "authorization" not in server.requests[0].headers
+
+
+async def test_a_key_goes_where_the_service_wants_it(server: WireServer) -> None:
+    server.reply = SAID
+    async with direct_to(server.url, "key", key_header="api-key") as direct:
+        await direct.fetch("GET", "/", within_s=5)
+    assert server.requests[0].headers["api-key"] == "key"
     assert "authorization" not in server.requests[0].headers
 
 
@@ -262,9 +270,13 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(authority: trust
 
 
 def test_a_proxy_is_used_for_others_and_never_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_direct, "getproxies", lambda: {"http": "http://proxy:3128"})
-    monkeypatch.setattr(http_direct, "proxy_bypass", lambda host: host == "inside.example")
-    assert http_direct._surroundings("http://far.example/v1") == (None, "http://proxy:3128")
-    assert http_direct._surroundings("http://inside.example") == (None, None)
+    monkeypatch.setattr("urllib.request.getproxies", lambda: {"http": "http://proxy:3128"})
+    monkeypatch.setattr("urllib.request.proxy_bypass", lambda host: host == "inside.example")
+
+    def way(url: str) -> Any:
+        return http_direct._surroundings(Endpoint("x", "ollama", url))
+
+    assert way("http://far.example/v1") == (None, "http://proxy:3128")
+    assert way("http://inside.example") == (None, None)
     for here in ("http://127.0.0.1:11434", "http://localhost:11434", "http://[::1]:11434"):
-        assert http_direct._surroundings(here) == (None, None)
+        assert way(here) == (None, None)

@@ -22,7 +22,7 @@ from typing import Literal
 
 from everstream.core.events import Continuation
 
-Dialect = Literal["chat", "responses", "messages"]
+Dialect = Literal["chat", "responses", "completions", "messages", "ollama", "cohere"]
 Best = Literal["prefill", "prompted", "probe"]  # probe: nobody knows, ask
 Carry = Literal["auto", "prefill", "prefill_echo", "prompted", "restart", "none"]  # as the setting says
 Style = Literal["assistant", "prefix", "partial", "continue_final_message"]
@@ -89,7 +89,14 @@ ROWS: tuple[Row, ...] = (
     Row("chat", _WRITES_ON, owner="llamacpp"),
     # Groq, OpenRouter, Together, Fireworks, LM Studio, Ollama and all the others: by model and by template.
     Row("chat", PROBE),
+    # Ollama's own API: some templates leave a trailing assistant message open, others close it (model/renderers).
+    Row("ollama", PROBE),
+    # docs.cohere.com, Chat API: an assistant's message is a finished turn.
+    Row("cohere", PROMPTED),
+    # A plain completion writes on from any text: there are no turns.
+    Row("completions", _WRITES_ON),
 )
+_WITHOUT_UNFINISHED_TURNS: frozenset[Dialect] = frozenset({"responses", "cohere"})
 
 
 def policy_of(dialect: Dialect, address: str, owner: str, model: str) -> Policy:
@@ -110,7 +117,7 @@ def overruled(policy: Policy, dialect: Dialect, carry: Carry) -> Policy:
     """The policy as the operator wants it.  An API that has no unfinished turns cannot be talked into them."""
     if carry == "auto":
         return policy
-    if carry in ("prefill", "prefill_echo") and dialect != "responses":
+    if carry in ("prefill", "prefill_echo") and dialect not in _WITHOUT_UNFINISHED_TURNS:
         return replace(policy, best="prefill", echo=carry == "prefill_echo")
     return replace(policy, best="prompted")
 

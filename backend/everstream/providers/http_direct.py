@@ -25,15 +25,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import msgspec
 
 from everstream import __version__
-from everstream.providers.base import ProviderError
+from everstream.core.events import Request
+from everstream.providers.base import Progress, ProviderError
 from everstream.providers.endpoint import Endpoint
 from everstream.providers.http_body import POOL_WAIT_S, Body, connection_error, read_errors
 from everstream.providers.http_errors import RETRY_WAIT_MS_MAX, retry_after_ms, status_error
+from everstream.providers.http_provider import HttpProvider
 
 if TYPE_CHECKING:
     import ssl
@@ -49,7 +50,6 @@ ERROR_BYTES_MAX = 65_536  # of an error's body
 ERROR_S = 5.0  # for reading it
 FETCHED_BYTES_MAX = 16 * 1024 * 1024
 _WHOLE_BYTES_MAX = 1 << 20  # a body that is larger is written in pieces, not to hold up the loop
-_LOOPBACK = ("localhost", "127.", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ class _Failure:
 class Direct:
     """The way to one service.  Made without I/O; used on one loop; `close` when done.
 
-    `headers` and the endpoint's own headers and query go with every request, and its key as `Authorization: Bearer`.
+    `headers` and the endpoint's own headers and query go with every request, and its key where the endpoint wants it,
+    otherwise as `Authorization: Bearer`.
     `max_retries` counts the attempts after the first.
     """
 
@@ -77,7 +78,12 @@ class Direct:
         max_retries: int = 2,
         connect_timeout_s: float = 10.0,
     ) -> None:
-        key = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
+        key: dict[str, str] = {}
+        if endpoint.api_key:
+            key = {
+                endpoint.key_header or "Authorization": ("" if endpoint.key_header else "Bearer ") + endpoint.api_key
+            }
+        self._endpoint = endpoint
         self._name = endpoint.name
         self._base_url = endpoint.base_url.rstrip("/")
         self._query = dict(endpoint.query)
@@ -98,7 +104,7 @@ class Direct:
         """Import aiohttp and make the pool.  Idempotent."""
         async with self._making:
             if self._session is None:
-                tls, proxy = await asyncio.to_thread(_surroundings, self._base_url)
+                tls, proxy = await asyncio.to_thread(_surroundings, self._endpoint)
                 self._session = self._make_session(tls, proxy)
 
     async def open(
@@ -212,6 +218,36 @@ class Direct:
         )
 
 
+class DirectProvider(HttpProvider):
+    """A provider whose service has no package, or is asked without it.  Its dialect is its own."""
+
+    package = "aiohttp"
+    _client: Direct | None
+
+    async def prepare(self) -> None:
+        """Import aiohttp and make the pool, away from the loop.  Contract: `base.Provider.prepare`."""
+        await super().prepare()
+        if self._client is not None:
+            await self._client.prepare()
+
+    async def abandon(self, request: Request, progress: Progress) -> None:
+        """Nothing runs on once its connection is closed."""
+
+    async def _open(self, path: str, body: Mapping[str, Any]) -> Body:
+        if self._client is None:
+            await self.prepare()
+        direct: Direct = self._connect()
+        return await direct.open("POST", path, self._endpoint.fitted(body))
+
+    def _make_client(self, api_key: str | None) -> Direct:
+        return Direct(
+            self._endpoint,
+            max_connections=self._max_connections,
+            max_retries=self._max_retries,
+            connect_timeout_s=self._connect_timeout_s,
+        )
+
+
 async def _whole(read: Callable[[], Awaitable[bytes]], most: int) -> bytes:
     """What `read` gives up to its end, or to `most` bytes."""
     pieces: list[bytes] = []
@@ -222,16 +258,17 @@ async def _whole(read: Callable[[], Awaitable[bytes]], most: int) -> bytes:
     return b"".join(pieces)
 
 
-def _surroundings(url: str) -> tuple[ssl.SSLContext | None, str | None]:
-    """What it takes to reach an address from here: a TLS context, and a proxy.  Takes a while: for a thread."""
+def _surroundings(endpoint: Endpoint) -> tuple[ssl.SSLContext | None, str | None]:
+    """What it takes to reach an endpoint from here: a TLS context, and a proxy.  Takes a while: for a thread."""
+    from urllib.request import getproxies, proxy_bypass  # which imports much, and is needed only here
+
     import aiohttp  # noqa: F401  here, so that it is imported in the thread
 
-    parts = urlsplit(url)
+    parts = urlsplit(endpoint.base_url)
     tls = None
     if parts.scheme == "https":
         import httpx2
 
         tls = httpx2.create_ssl_context()
-    host = parts.hostname or ""
-    direct = host.startswith(_LOOPBACK) or proxy_bypass(host)
-    return tls, None if direct else getproxies().get(parts.scheme)
+    here = endpoint.on_this_machine or proxy_bypass(parts.hostname or "")
+    return tls, None if here else getproxies().get(parts.scheme)
