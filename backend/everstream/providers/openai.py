@@ -1,8 +1,8 @@
 """OpenAI, and every server that speaks its API.
 
 The official package builds the request, signs it, retries it and keeps the pool; the body of the answer is read as
-bytes (`http_answer`) and folded by the dialect: chat completions, or the Responses API where `api` says so, for the
-whole provider or in one request's `params.api`.
+bytes (`http_answer`) and folded by the dialect: chat completions, or the Responses API or plain completions where
+`api` says so, for the whole provider or in one request's `params.api`.
 
 A response may run in the background: then it goes on whatever becomes of the connection, and can be read on from any
 place, by any node.  It also goes on when nobody wants it any more, so from the moment it is asked for it is either
@@ -32,6 +32,7 @@ from everstream.providers.carry_policy import Dialect, Policy
 from everstream.providers.carry_request import completions_body, mark_unfinished, tells_tokens
 from everstream.providers.chat_completions import ChatFold
 from everstream.providers.chat_request import chat_body, thinks_always
+from everstream.providers.completions_request import plain_body
 from everstream.providers.endpoint import Endpoint
 from everstream.providers.http_body import Body, connection_error, make_limits, make_timeout, read_errors
 from everstream.providers.http_errors import status_error, tell_of_long_waits
@@ -175,11 +176,16 @@ class OpenAIProvider(HttpProvider):
 
     def _dialect(self, request: Request) -> Dialect:
         said = request.extra.get("api", self._api)
+        if said == "completions":
+            return "completions"
         return "responses" if said == "responses" or self._in_background(request) else "chat"
 
     def _ask(self, request: Request) -> Asking:
-        if self._dialect(request) == "chat":
+        dialect = self._dialect(request)
+        if dialect == "chat":
             return self._ask_chat(request)
+        if dialect == "completions":
+            return self._ask_plain(request)
         body, warnings = responses_body(request, official=self._official)
         warnings += self._endpoint.untaken(body)
         if not self._in_background(request):
@@ -196,7 +202,14 @@ class OpenAIProvider(HttpProvider):
             tokens = tokens_head(request.model)
         return Asking(lambda: self._open(body, "chat"), ChatFold(self.name, warnings, tokens=tokens))
 
+    def _ask_plain(self, request: Request) -> Asking:
+        body, warnings = plain_body(request)
+        warnings += self._endpoint.untaken(body)
+        return Asking(lambda: self._open(body, "completions"), ChatFold(self.name, warnings, plain=True))
+
     def _ask_begun(self, way: Rung, request: Request, policy: Policy, progress: Progress) -> Asking:
+        if self._dialect(request) == "completions":
+            return self._ask_plain(request)  # whose prompt ends with what was said
         body, warnings = self._chat_body(request)
         if way == "tokens":
             plain = completions_body(body, progress)
