@@ -1,3 +1,80 @@
-"""Everstream: durable, resumable, cancellable streams from language models to people."""
+"""Everstream: durable, resumable, cancellable streams from language models to people.
+
+    import everstream
+
+    for text in everstream.iter_stream("scripted/count", "Count!"):
+        print(text, end="")
+
+What is named here is imported when it is first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from everstream.client import Client as Client
+    from everstream.core.errors import EverstreamError as EverstreamError
+    from everstream.core.events import Budget as Budget
+    from everstream.core.events import Cost as Cost
+    from everstream.core.events import DeltaRefusal as DeltaRefusal
+    from everstream.core.events import DeltaText as DeltaText
+    from everstream.core.events import DeltaThinking as DeltaThinking
+    from everstream.core.events import DeltaToolCall as DeltaToolCall
+    from everstream.core.events import ErrorInfo as ErrorInfo
+    from everstream.core.events import Event as Event
+    from everstream.core.events import FirstToken as FirstToken
+    from everstream.core.events import HeadersReceived as HeadersReceived
+    from everstream.core.events import LastToken as LastToken
+    from everstream.core.events import Message as Message
+    from everstream.core.events import RequestStart as RequestStart
+    from everstream.core.events import Seam as Seam
+    from everstream.core.events import StreamEnd as StreamEnd
+    from everstream.core.events import Tool as Tool
+    from everstream.core.events import Usage as Usage
+    from everstream.library import TextStream as TextStream
+    from everstream.library import aclose as aclose
+    from everstream.library import close as close
+    from everstream.library import iter_stream as iter_stream
+    from everstream.library import run as run
+    from everstream.library import run_async as run_async
+    from everstream.library import start as start
+    from everstream.library import start_async as start_async
+    from everstream.library import stream as stream
+    from everstream.library_engine import Engine as Engine
+    from everstream.library_result import Result as Result
+    from everstream.library_result import StreamMetrics as StreamMetrics
+    from everstream.library_stream import Stream as Stream
+    from everstream.settings import Settings as Settings
 
 __version__ = "0.1.0"
+
+_PLACES: Final = {
+    "client": ("Client",),
+    "core.errors": ("EverstreamError",),
+    "core.events": (
+        *("RequestStart", "HeadersReceived", "FirstToken", "DeltaText", "DeltaThinking", "DeltaToolCall"),
+        *("DeltaRefusal", "Seam", "LastToken", "StreamEnd", "Event"),
+        *("Budget", "Cost", "ErrorInfo", "Message", "Tool", "Usage"),
+    ),
+    "library": ("TextStream", "aclose", "close", "iter_stream", "run", "run_async", "start", "start_async", "stream"),
+    "library_engine": ("Engine",),
+    "library_result": ("Result", "StreamMetrics"),
+    "library_stream": ("Stream",),
+    "settings": ("Settings",),
+}
+_PLACE_OF: Final = {name: place for place, names in _PLACES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    place = _PLACE_OF.get(name)
+    if place is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{place}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACE_OF})

@@ -62,6 +62,7 @@ class Portal:
             raise
         task = _Task(self._loop, work)
         try:
+            task.begin()
             return task.outcome.result()
         except BaseException:
             if not task.outcome.done():  # it is the caller that was interrupted
@@ -117,10 +118,14 @@ class _Task(Generic[T]):
         self._loop = loop
         self._work = work
         self._task: asyncio.Task[T] | None = None
+
+    def begin(self) -> None:
+        """Raises RuntimeError where the loop has just been closed."""
         try:
-            loop.call_soon_threadsafe(self._begin, context=contextvars.copy_context())
-        except RuntimeError:  # the loop has just been closed
-            work.close()
+            self._loop.call_soon_threadsafe(self._begin, context=contextvars.copy_context())
+        except RuntimeError:
+            self._work.close()
+            self.outcome.set_exception(RuntimeError("the portal is closed"))
             raise RuntimeError("the portal is closed") from None
 
     def cancel(self) -> None:
@@ -205,6 +210,7 @@ class Iteration(Generic[T]):
         self._feed = _Feed(source)
         self._done = False
         self._task = _Task(loop, self._feed.run())
+        self._task.begin()
 
     def __iter__(self) -> Self:
         return self

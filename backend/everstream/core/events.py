@@ -100,6 +100,11 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
 class Event(msgspec.Struct, frozen=True, gc=False, tag_field="type", omit_defaults=True):
     """An entry of a response stream."""
 
+    @property
+    def type(self) -> str:
+        """What the protocol calls it: `delta_text`, `stream_end`, …"""
+        return str(self.__struct_config__.tag)
+
 
 class RequestStart(Event, frozen=True, gc=False, tag="request_start"):
     model: str
