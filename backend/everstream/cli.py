@@ -162,17 +162,15 @@ def _config(program: str, given: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="write JSON")
     arguments, rest = parser.parse_known_args(given)
     loaded = _settings(arguments, rest)
-    from everstream.config import effective
+    from everstream.config import as_toml, effective
 
-    values = effective(loaded)
     if arguments.json:
+        values = effective(loaded)
         shown = {name: {"value": value, "from": str(loaded.origins[name])} for name, value in values.items()}
-        print(json.dumps(shown, indent=2))
+        print(json.dumps(shown, indent=2, default=str))
         return Exit.DONE
-    for name, value in values.items():
-        # JSON's texts, numbers, true and false are TOML's; TOML has no null.
-        line = f"# {name} is unset" if value is None else f"{name} = {json.dumps(value, ensure_ascii=False)}"
-        print(f"{line:<44}  # {loaded.origins[name]}" if value is not None else line)
+    for line in as_toml(loaded):
+        print(line)
     return Exit.DONE
 
 

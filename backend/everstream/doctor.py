@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Final
 
 from everstream import __version__
-from everstream.config import ConfigError, Source, env_of, load, mask_url
+from everstream.config import ConfigError, Source, env_of, load
+from everstream.display import mask_url
 from everstream.settings import Settings
 from everstream.store import embedded
 from everstream.store.base import StoreUnavailable

@@ -63,7 +63,7 @@ class EndpointSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     preset: Text | None = None
-    base_url: Annotated[str, Field(pattern=r"^https?://[^\s/]+")] | None = None
+    base_url: Annotated[str, Field(pattern=r"^https?://[^\s/]+")] | None = Field(default=None, repr=False)
     api: (
         Literal["chat", "responses", "completions", "messages", "gemini", "interactions", "ollama", "cohere"] | None
     ) = None
@@ -72,9 +72,9 @@ class EndpointSettings(BaseModel):
     key_header: Text | None = None  # the header that carries the key, where that is not `Authorization: Bearer`
     models: tuple[str, ...] | None = None  # offered; without it the service is asked
     continuation: Carry | None = None
-    headers: dict[str, str] | None = None
-    query: dict[str, str] | None = None
-    body: dict[str, Any] | None = None  # added to every request's body
+    headers: dict[str, str] | None = Field(default=None, repr=False)  # which may hold keys, as the next two may
+    query: dict[str, str] | None = Field(default=None, repr=False)
+    body: dict[str, Any] | None = Field(default=None, repr=False)  # added to every request's body
     leave_out: tuple[str, ...] | None = None  # keys that are never sent
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     priced_as: Text | None = None  # its name in the public price list
@@ -95,19 +95,19 @@ class EndpointSettings(BaseModel):
         return value if value and value.get_secret_value() else None
 
 
-def endpoint_faults(endpoints: Mapping[str, EndpointSettings]) -> tuple[str, ...]:
-    """What is wrong with sections `[endpoints.NAME]` beside their values, a line for each."""
+def endpoint_faults(endpoints: Mapping[str, EndpointSettings]) -> list[tuple[str, str]]:
+    """What is wrong with sections `[endpoints.NAME]` beside their values: the name, and a line."""
     faults = []
     for name, section in endpoints.items():
         if ENDPOINT_NAME.fullmatch(name) is None:
             faults.append(
-                f"[endpoints.{name[:64]}]: a name is 1 to 32 of a-z, 0-9, _ and -, and begins with none of - _"
+                (name, f"[endpoints.{name[:64]}]: a name is 1 to 32 of a-z, 0-9, _ and -, the first no - or _")
             )
         elif name in TAKEN_NAMES:
-            faults.append(f"[endpoints.{name}]: this name has a meaning of its own, choose another")
+            faults.append((name, f"[endpoints.{name}]: this name has a meaning of its own, choose another"))
         elif section.preset is None and name not in PRESET_NAMES and section.base_url is None:
-            faults.append(f"[endpoints.{name}] needs base_url, or a preset: {name} is none")
-    return tuple(faults)
+            faults.append((name, f"[endpoints.{name}] needs base_url, or a preset: {name} is none"))
+    return faults
 
 
 class Settings(BaseSettings):
@@ -317,7 +317,8 @@ class Settings(BaseSettings):
     def _endpoints_can_be_meant(cls, value: dict[str, EndpointSettings]) -> dict[str, EndpointSettings]:
         faults = endpoint_faults(value)
         if faults:
-            raise PydanticCustomError("endpoints", "{text}", {"text": "; ".join(faults), "faults": faults})
+            text = "; ".join(text for _, text in faults)
+            raise PydanticCustomError("endpoints", "{text}", {"text": text, "faults": faults})
         return value
 
     @model_validator(mode="after")

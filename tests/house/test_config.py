@@ -7,6 +7,7 @@ import re
 import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from everstream import config
 from everstream.config import NAMES, ConfigError, Source, describe, effective, env_of, flag_of, load
 from everstream.settings import Settings
 
-UNITS = ("_ms", "_s", "_bytes")
+UNITS = ("_ms", "_s", "_bytes", "_tokens")
 CPU_LIMIT_S = 1.5  # measured 0.32 s; the bound only has to catch an import that does not belong here
 
 
@@ -194,7 +195,7 @@ def test_every_setting_says_what_it_is_and_every_number_its_unit() -> None:
     counts = {
         "port", "workers", "carry_on_attempts", "streams_per_connection", "commands_in_flight",
         "provider_max_connections", "provider_max_retries",
-        "streams_in_memory",
+        "streams_in_memory", "local_parallel", "local_threads",
     }  # fmt: skip
     for row in rows:
         assert row.description.endswith("."), row.name
@@ -242,3 +243,108 @@ def test_reading_the_settings_stays_light() -> None:
         timeout=30,
     )
     assert float(run.stdout) < CPU_LIMIT_S
+
+
+# --------------------------------------------------------------------------- [endpoints.NAME]
+
+
+FILE = """
+[endpoints.mistral]
+api_key = "sk-file"
+
+[endpoints.lab]
+base_url = "http://127.0.0.1:9000/v1"
+models = ["a", "b"]
+headers = { "X-Team" = "chat", "X-Api-Key" = "hidden" }
+body = { "temperature" = 0.5, "nested" = { "token" = "hidden", "max_tokens" = 5 } }
+"""
+
+
+def test_each_key_of_a_section_has_its_own_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "everstream.toml").write_text(FILE)
+    monkeypatch.setenv("EVERSTREAM_ENDPOINTS", '{"lab": {"api": "messages"}, "groq": {"api_key": "sk-json"}}')
+    monkeypatch.setenv("EVERSTREAM_ENDPOINTS__LAB__API", "responses")
+    monkeypatch.setenv("EVERSTREAM_ENDPOINTS__LAB__LEAVE_OUT", "seed, top_p")
+    monkeypatch.setenv("EVERSTREAM_ENDPOINTS__LAB__QUERY", '{"api-version": "1"}')
+    monkeypatch.setenv("EVERSTREAM_ENDPOINTS__LAB__TOOLS", "true")
+    monkeypatch.setenv("EVERSTREAM_ENDPOINTS__LAB__PRESET", "")
+    loaded = load({"endpoints": '{"lab": {"models": ["c"]}}'})
+    lab = loaded.settings.endpoints["lab"]
+    assert list(loaded.settings.endpoints) == ["mistral", "lab", "groq"]
+    assert (lab.base_url, lab.api, lab.models) == ("http://127.0.0.1:9000/v1", "responses", ("c",))
+    assert (lab.leave_out, lab.query, lab.tools) == (("seed", "top_p"), {"api-version": "1"}, True)
+    places = {key: str(loaded.origins[f"endpoints.lab.{key}"]) for key in ("base_url", "api", "models")}
+    assert places == {
+        "base_url": "file everstream.toml",
+        "api": "environment EVERSTREAM_ENDPOINTS__LAB__API",
+        "models": "flag --endpoints",
+    }
+    assert loaded.origins["endpoints"].source is Source.FLAG
+
+
+def test_no_secret_of_a_section_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "everstream.toml").write_text(FILE)
+    secret = (
+        '{"base_url": "https://me:hidden@h/v1?key=hidden", "headers": {"X-A": "Bearer hidden"}, "api_key": "hidden"}'
+    )
+    loaded = load({"endpoints": f'{{"other": {secret}}}'})
+    text = "\n".join(config.as_toml(loaded))
+    assert "hidden" not in text + str(effective(loaded)) + repr(loaded.settings)
+    assert "sk-file" not in text + str(effective(loaded)) + repr(loaded.settings)
+    assert '"X-Team" = "chat"' in text
+    assert '"max_tokens" = 5' in text
+
+
+def test_sections_are_printed_as_a_settings_file(tmp_path: Path) -> None:
+    (tmp_path / "everstream.toml").write_text(FILE + '\n[endpoints.azure]\npreset = "azure"\nthinking = true\n')
+    first = load()
+    (tmp_path / "printed.toml").write_text("\n".join(config.as_toml(first)))
+    again = load(config_file=tmp_path / "printed.toml")
+    assert effective(again) == effective(first)
+    assert tomllib.loads("\n".join(config.as_toml(first)))["endpoints"]["lab"]["models"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ('{"lab": {"base_ulr": "x"}}', "[endpoints.lab]: there is no key base_ulr; did you mean base_url? ({place})"),
+        ('{"lab": {"base_url": "h/v1"}}', "endpoints.lab.base_url = 'h/v1' ({place}): should be an address such as"),
+        ('{"groq": {"api": "chat2"}}', "endpoints.groq.api = 'chat2' ({place}): should be 'chat', 'responses'"),
+        ('{"groq": {"tools": "maybe"}}', "endpoints.groq.tools = 'maybe' ({place}): should be true or false"),
+        ('{"groq": {"models": "a"}}', "endpoints.groq.models = 'a' ({place}): should be a list of texts"),
+        ('{"groq": {"headers": {"A": 1}}}', "endpoints.groq.headers.A = ******** ({place}): should be text in quotes"),
+        ('{"groq": {"api_key": 774411}}', "endpoints.groq.api_key = ******** ({place}): should be text in quotes"),
+        (
+            '{"lab": {"preset": "mistrall"}}',
+            "endpoints.lab.preset = 'mistrall' ({place}): there is no preset mistrall; did you mean mistral?",
+        ),
+        ('{"groq": 3}', "endpoints.groq = ******** ({place}): should be a section of keys and values"),
+        ("3", "endpoints ({place}): should be sections [endpoints.NAME] of keys and values"),
+        ("{sk-hidden", 'endpoints ({place}): should be JSON such as {{"NAME"'),
+        ('{"local": {"base_url": "http://h"}}', "[endpoints.local]: this name has a meaning of its own"),
+        ('{"Lab": {"base_url": "http://h"}}', "[endpoints.Lab]: a name is 1 to 32 of a-z"),
+        ('{"lab": {}}', "[endpoints.lab] needs base_url, or a preset: lab is none ({place})"),
+    ],
+)
+def test_what_is_wrong_with_a_section_is_one_line_that_says_what_and_where_from(sections: str, said: str) -> None:
+    (line,) = problems({"endpoints": sections})
+    assert line.startswith(said.format(place="flag --endpoints"))
+    assert "hidden" not in line
+    assert "774411" not in line
+
+
+def test_wrong_variables_of_sections_are_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERSTREAM_ENDPOINTS__GROQ__HEADERS", "X-Key: hidden")
+    monkeypatch.setenv("EVERSTREAM_ENDPOINTS__GROQ__API_KYE", "hidden")
+    monkeypatch.setenv("EVERSTREAM_ENDPOINTS__GROQ", "{")
+    said = problems()
+    assert len(said) == 3
+    assert said[0].startswith("endpoints.groq (environment EVERSTREAM_ENDPOINTS__GROQ): should be JSON")
+    assert said[1].startswith(
+        "endpoints.groq.headers (environment EVERSTREAM_ENDPOINTS__GROQ__HEADERS): should be JSON"
+    )
+    assert said[2] == (
+        "[endpoints.groq]: there is no key api_kye; did you mean api_key?"
+        " (environment EVERSTREAM_ENDPOINTS__GROQ__API_KYE)"
+    )
+    assert "hidden" not in "".join(said)

@@ -19,12 +19,12 @@ import msgpack
 import structlog
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
-from everstream.config import mask_url
 from everstream.core.events import Event, Mark
 from everstream.core.lease import PARTITIONS, node_tag, pack_epochs, partition_for, partition_of, unpack_epochs
 from everstream.core.log import Verdict
 from everstream.core.summary import NOTHING, Summary
 from everstream.core.wire import pack_entry, pack_summary, unpack_entry, unpack_summary
+from everstream.display import mask_url
 from everstream.store.address import Kind, address_of
 from everstream.store.base import Created, Head, OnMessage, OnPush, Push, Reply, State, StoreUnavailable, Write
 from everstream.store.deployment import LEASES, Deployment
