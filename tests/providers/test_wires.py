@@ -1,4 +1,6 @@
-"""Every recorded wire, through a real server and the vendor's client, gives what it should; cut anywhere, its part."""
+"""Every recorded wire, through a real server and its provider, gives what it should; cut anywhere, its part.
+
+Gemini's are tried in `test_gemini`."""
 
 from __future__ import annotations
 
@@ -15,12 +17,15 @@ from tests.providers.wires import (
     Outcome,
     Wire,
     anthropic_wires,
+    cohere_wires,
     cut_short,
     cuts,
     drain,
     error_bodies,
     fold_of,
     in_pieces,
+    manifest,
+    ollama_wires,
     openai_wires,
     parsed,
     usage_told,
@@ -29,6 +34,8 @@ from tests.providers.wires import (
 from everstream.core.events import Message, Request
 from everstream.providers.anthropic import AnthropicProvider
 from everstream.providers.base import Provider
+from everstream.providers.cohere import CohereProvider
+from everstream.providers.ollama import OllamaProvider
 from everstream.providers.openai import OpenAIProvider
 
 pytestmark = [
@@ -36,7 +43,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),  # one server and three clients for all: a client takes 50 ms to make
 ]
 
-WIRES = [*openai_wires(), *anthropic_wires()]
+WIRES = [*openai_wires(), *anthropic_wires(), *ollama_wires(), *cohere_wires()]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -50,8 +57,12 @@ async def providers(server: WireServer) -> AsyncIterator[dict[str, Provider]]:
     providers: dict[str, Provider] = {
         "chat": OpenAIProvider("k", server.url, max_retries=0),
         "responses": OpenAIProvider("k", server.url, api="responses", max_retries=0),
+        "completions": OpenAIProvider("k", server.url, api="completions", max_retries=0),
         "messages": AnthropicProvider("k", server.url, max_retries=0),
+        "ollama": OllamaProvider("k", server.url, max_retries=0),
+        "cohere": CohereProvider("k", server.url, max_retries=0),
     }
+    providers["ollama-generate"] = providers["ollama"]
     yield providers
     for provider in providers.values():
         await provider.aclose()
@@ -62,8 +73,9 @@ def no_leaks() -> None:
     """Instead of the check of every test: the pools of these providers keep connections from one to the next."""
 
 
-def asked() -> Request:
-    return Request("any/model", [Message("user", "hello")])
+def asked(api: str) -> Request:
+    extra = {"api": "generate"} if api == "ollama-generate" else {}
+    return Request("any/model", [Message("user", "hello")], extra=extra)
 
 
 def calls_of(outcome: Outcome) -> list[tuple[str, str, object]]:
@@ -83,6 +95,12 @@ def check(outcome: Outcome, wire: Wire) -> None:
         assert (usage_told(outcome.usage) if outcome.usage else None) == wire.usage
 
 
+async def test_no_file_of_the_corpus_is_left_out() -> None:
+    tried = {wire.key for wire in WIRES} | {recorded.key for recorded in error_bodies()}
+    assert tried == {key for key in manifest() if not key.startswith("gemini/")}
+    assert len(tried) == 222
+
+
 @pytest.mark.parametrize("poured", [False, True], ids=["pulled", "poured"])
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.key)
 async def test_a_wire_in_random_pieces_gives_the_whole_answer(
@@ -91,7 +109,7 @@ async def test_a_wire_in_random_pieces_gives_the_whole_answer(
     server.reply = in_pieces(wire)
     provider = providers[wire.api]
     monkeypatch.setattr(wires, "poured", poured)
-    check(await drain(provider, asked()), wire)
+    check(await drain(provider, asked(wire.api)), wire)
 
 
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.key)
@@ -100,7 +118,7 @@ async def test_a_wire_in_one_piece_gives_the_whole_answer_in_few_entries(
 ) -> None:
     server.reply = Reply(wire.body, framing="length")
     provider = providers[wire.api]
-    outcome = await drain(provider, asked())
+    outcome = await drain(provider, asked(wire.api))
     check(outcome, wire)
     assert outcome.batches <= 2 + len(wire.body) // 4096
 
@@ -113,7 +131,7 @@ async def test_a_wire_cut_anywhere_keeps_its_part_and_is_never_called_complete(
     for number, cut in enumerate(cuts(wire)):
         server.reply = cut_short(wire, cut)
         monkeypatch.setattr(wires, "poured", number % 2 == 1)
-        outcome = await drain(provider, asked())
+        outcome = await drain(provider, asked(wire.api))
         whole = fold_of(wire, cut)
         assert outcome.error is not None, f"cut after {cut} of {len(wire.body)} bytes"
         assert outcome.error.code == "provider.connection"
@@ -133,7 +151,7 @@ async def test_a_recorded_error_body_gets_its_code(
 ) -> None:
     server.reply = recorded.reply()
     provider = providers[recorded.api]
-    outcome = await drain(provider, asked())
+    outcome = await drain(provider, asked(recorded.api))
     assert outcome.error is not None
     assert outcome.error.code == recorded.code
     assert not outcome.error.retryable
@@ -146,7 +164,7 @@ async def test_a_compressed_body_is_read_all_the_same(server: WireServer, provid
     body = gzip.compress(wire.body)
     server.reply = Reply(body, headers={"content-encoding": "gzip"}, segments=(1, 400))
     provider = providers[wire.api]
-    check(await drain(provider, asked()), wire)
+    check(await drain(provider, asked(wire.api)), wire)
 
 
 async def test_an_answer_is_whole_where_nothing_below_the_package_can_be_found(
@@ -156,4 +174,4 @@ async def test_an_answer_is_whole_where_nothing_below_the_package_can_be_found(
     for wire in (openai_wires()[0], anthropic_wires()[0]):
         server.reply = Reply(wire.body, segments=(1, 900))
         provider = providers[wire.api]
-        check(await drain(provider, asked()), wire)
+        check(await drain(provider, asked(wire.api)), wire)

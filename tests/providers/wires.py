@@ -4,11 +4,14 @@ The corpus tells what the vendor's own package read from each wire; here that is
 
 * `thinking` is the raw reasoning followed by the summaries: both are shown as thinking.
 * A finish reason is ours: by `FINISH`, and `tool_calls` whenever a tool was called and the provider said `stop`.
-* `usage` is (input, output, total, thinking, cached), with what was read from or written to a prompt cache as input.
+* `usage` is (input, output, total, thinking, cached), with what was read from or written to a prompt cache as input,
+  and of Cohere's two counts that of the tokens.
+* What Cohere's models plan before they call a tool is thinking; its package tells it apart from the rest.
 * `error` is the code of ours that the wire must end with, or None.
 
-A wire belongs to the OpenAI dialects when its API is `chat` or `responses` and its framing is server-sent events,
-whichever package read it; Cohere, Gemini and Ollama have dialects of their own.
+A wire belongs to the OpenAI dialects when its API is `chat`, `responses` or `completions` and its framing is
+server-sent events, whichever package read it; Cohere, Gemini and Ollama have dialects of their own, and these are the
+names of their wires' APIs: `cohere`, `ollama`, `ollama-generate`, and Gemini's (`wires_gemini`).
 
 How a wire is served is the same wherever it is tried: `in_pieces` and `cut_short`, of which the same wire always makes
 the same pieces and the same cuts.
@@ -46,8 +49,10 @@ from everstream.core.events import (
 from everstream.core.summary import Summary, fold
 from everstream.providers.base import Batch, PouringProvider, Progress, Provider, ProviderError
 from everstream.providers.chat_completions import ChatFold
+from everstream.providers.cohere_api import CohereFold
 from everstream.providers.http_answer import Fold
 from everstream.providers.messages_api import MessagesFold
+from everstream.providers.ollama_api import OllamaFold
 from everstream.providers.responses_api import ResponsesFold
 
 ROOT = Path(__file__).resolve().parents[3] / "shared" / "wires"
@@ -63,7 +68,11 @@ FINISH: dict[str, FinishReason] = {
     "tool_calls": "tool_calls",
     "tool_use": "tool_calls",
     "refusal": "content_filter",
+    "COMPLETE": "stop",
+    "MAX_TOKENS": "length",
+    "TOOL_CALL": "tool_calls",
 }
+_APIS = {("cohere", "chat"): "cohere", ("ollama", "chat"): "ollama", ("ollama", "generate"): "ollama-generate"}
 
 # Wires that end with an error, and with which.
 ERRORS = {
@@ -98,10 +107,21 @@ _END_MARKS = (
     b'"type":"response.incomplete"',
     b'"type":"response.failed"',
     b'"type": "response.completed"',
+    b'"type":"message-end"',
+    b'"done_reason":"',
+    b'"done":true',
     b"[DONE]",
 )
 _ERROR_MARKS = (b'"error":{', b'{"type":"error"', b"\nerror:")
-_FOLDS: dict[str, Callable[[str], Fold]] = {"chat": ChatFold, "responses": ResponsesFold, "messages": MessagesFold}
+_FOLDS: dict[str, Callable[[str], Fold]] = {
+    "chat": ChatFold,
+    "responses": ResponsesFold,
+    "completions": lambda name: ChatFold(name, plain=True),
+    "messages": MessagesFold,
+    "ollama": OllamaFold,
+    "ollama-generate": OllamaFold,
+    "cohere": CohereFold,
+}
 
 
 @dataclass(frozen=True)
@@ -316,35 +336,54 @@ def _end_begins(wire: Wire) -> int:
 
 @cache
 def openai_wires() -> list[Wire]:
-    return [wire for wire in _wires() if wire.provider != "anthropic"]
+    return [wire for wire in _wires() if wire.api in ("chat", "responses", "completions")]
 
 
 @cache
 def anthropic_wires() -> list[Wire]:
-    return [wire for wire in _wires() if wire.provider == "anthropic"]
+    return [wire for wire in _wires() if wire.api == "messages"]
+
+
+@cache
+def ollama_wires() -> list[Wire]:
+    return [wire for wire in _wires() if wire.provider == "ollama"]
+
+
+@cache
+def cohere_wires() -> list[Wire]:
+    return [wire for wire in _wires() if wire.provider == "cohere"]
 
 
 @cache
 def error_bodies() -> list[ErrorBody]:
+    """All but Gemini's."""
     found = []
     for path in sorted(ROOT.glob("*/http-*.json")):
-        if path.name.endswith(".expected.json") or path.parent.name in ("cohere", "gemini", "ollama", "tgi"):
+        provider = path.parent.name
+        if path.name.endswith(".expected.json") or provider == "gemini":
             continue
         _, status, api = path.name.split("--")[0].split("-", 2)
-        key = f"{path.parent.name}/{path.stem}"
-        found.append(ErrorBody(key, path.parent.name, api, int(status), path.read_bytes()))
+        key = f"{provider}/{path.stem}"
+        found.append(ErrorBody(key, provider, _APIS.get((provider, api), api), int(status), path.read_bytes()))
     return found
+
+
+def manifest() -> set[str]:
+    """The keys of all files that the corpus says it has."""
+    lines = (ROOT / "MANIFEST.tsv").read_text().splitlines()
+    place = lines[0].split("\t").index("file")
+    return {line.split("\t")[place].rpartition(".")[0] for line in lines[1:]}
 
 
 @cache
 def _wires() -> list[Wire]:
     found = []
-    for path in sorted(ROOT.glob("*/*.sse")):
+    for path in sorted([*ROOT.glob("*/*.sse"), *ROOT.glob("*/*.ndjson")]):
         provider, api = path.parent.name, path.name.split("--")[0]
-        ours = provider == "anthropic" and api == "messages"
-        if not ours and (provider in ("cohere", "gemini", "ollama", "anthropic") or api not in ("chat", "responses")):
+        if provider == "gemini":
             continue
         told = json.loads(path.with_suffix(".expected.json").read_text())["expected"]
+        api = _APIS.get((provider, api), api)
         found.append(_wire(f"{provider}/{path.stem}", provider, api, path.read_bytes(), told))
     return found
 
@@ -355,6 +394,8 @@ def _wire(key: str, provider: str, api: str, body: bytes, told: dict[str, Any]) 
     if calls and reason in ("stop", None):
         reason = "tool_calls"
     thinking = (told.get("thinking") or "") + (told.get("reasoning_summary") or "")
+    if api == "cohere":
+        thinking += _tool_plan(body)
     if key == SPLICED:  # the first half is what came before the proxy began again
         thinking, reason = "I will call the tool.", None
         calls = [("toolu_first", "test-tool", '{"value":"Spark')]
@@ -376,7 +417,17 @@ def _wire(key: str, provider: str, api: str, body: bytes, told: dict[str, Any]) 
     )
 
 
+def _tool_plan(body: bytes) -> str:
+    said = [json.loads(line[5:]) for line in body.splitlines() if line.startswith(b'data: {"type":"tool-plan-delta"')]
+    return "".join(event["delta"]["message"]["tool_plan"] for event in said)
+
+
 def _usage(told: dict[str, Any]) -> tuple[int, int, int, int | None, int | None]:
+    if "eval_count" in told:
+        return told["prompt_eval_count"], told["eval_count"], told["prompt_eval_count"] + told["eval_count"], None, None
+    if "billed_units" in told:
+        given, made = told["tokens"]["input_tokens"], told["tokens"]["output_tokens"]
+        return given, made, given + made, None, told.get("cached_tokens")
     if "prompt_tokens" in told:
         made = told.get("completion_tokens") or 0
         thinking = (told.get("completion_tokens_details") or {}).get("reasoning_tokens")
