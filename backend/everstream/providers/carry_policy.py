@@ -22,7 +22,7 @@ from typing import Literal
 
 from everstream.core.events import Continuation
 
-Dialect = Literal["chat", "responses", "completions", "messages", "ollama", "cohere"]
+Dialect = Literal["chat", "responses", "completions", "messages", "gemini", "interactions", "ollama", "cohere"]
 Best = Literal["prefill", "prompted", "probe"]  # probe: nobody knows, ask
 Carry = Literal["auto", "prefill", "prefill_echo", "prompted", "restart", "none"]  # as the setting says
 Style = Literal["assistant", "prefix", "partial", "continue_final_message"]
@@ -89,6 +89,13 @@ ROWS: tuple[Row, ...] = (
     Row("chat", _WRITES_ON, owner="llamacpp"),
     # Groq, OpenRouter, Together, Fireworks, LM Studio, Ollama and all the others: by model and by template.
     Row("chat", PROBE),
+    # A trailing turn of the model's is written on up to Gemini 3.1 and by 3.5-flash; the others refuse it ("Requests
+    # ending with a model turn are not supported").  Other names behind the same API (Gemma, tuned models): ask.
+    Row("gemini", _WRITES_ON, model=r"gemini-(?:[12][.-]|3-|3\.[01]-|3\.5-flash(?!-lite)|pro-latest)"),
+    Row("gemini", PROMPTED, model=r"gemini-"),
+    Row("gemini", PROBE),
+    # The Interactions API knows no unfinished step: exact in the background, or prompted.
+    Row("interactions", PROMPTED),
     # Ollama's own API: some templates leave a trailing assistant message open, others close it (model/renderers).
     Row("ollama", PROBE),
     # docs.cohere.com, Chat API: an assistant's message is a finished turn.
@@ -96,7 +103,7 @@ ROWS: tuple[Row, ...] = (
     # A plain completion writes on from any text: there are no turns.
     Row("completions", _WRITES_ON),
 )
-_WITHOUT_UNFINISHED_TURNS: frozenset[Dialect] = frozenset({"responses", "cohere"})
+_WITHOUT_UNFINISHED_TURNS: frozenset[Dialect] = frozenset({"responses", "interactions", "cohere"})
 
 
 def policy_of(dialect: Dialect, address: str, owner: str, model: str) -> Policy:
