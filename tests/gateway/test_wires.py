@@ -21,11 +21,14 @@ from tests.providers.wires import (
     ErrorBody,
     Wire,
     anthropic_wires,
+    cohere_wires,
     cut_short,
     cuts,
     error_bodies,
     fold_of,
     in_pieces,
+    manifest,
+    ollama_wires,
     openai_wires,
     parsed,
 )
@@ -39,7 +42,17 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),  # one server for all: it takes a second to import the vendors' packages
 ]
 
-WIRES = [*openai_wires(), *anthropic_wires()]
+WIRES = [*openai_wires(), *anthropic_wires(), *ollama_wires(), *cohere_wires()]
+ERROR_BODIES = [*error_bodies()]
+ASKED_OF: dict[str, tuple[str, dict[str, str]]] = {  # provider and parameters, by the wire's API
+    "chat": ("openai", {}),
+    "responses": ("openai", {"api": "responses"}),
+    "completions": ("plain", {}),
+    "messages": ("anthropic", {}),
+    "ollama": ("ollama", {}),
+    "ollama-generate": ("ollama", {"api": "generate"}),
+    "cohere": ("cohere", {}),
+}
 STREAMS_MAX = 64  # on one connection, as the server announces
 KIND_OF: dict[str, type[Event]] = {str(kind.__struct_config__.tag): kind for kind in EVENTS}
 
@@ -75,8 +88,7 @@ class Rig:
     async def _ask(self, client: Client, place: int, api: str, reply: Reply) -> None:
         model = f"w{place}"
         self.replies[model] = reply
-        provider = "anthropic" if api == "messages" else "openai"
-        params = {"api": api} if api == "responses" else {}
+        provider, params = ASKED_OF[api]
         await client.send(type="generate", id=place, model=f"{provider}/{model}", messages=MESSAGES, params=params)
 
     def entries(self, state: StreamState) -> list[dict[str, Any]]:
@@ -99,6 +111,12 @@ async def rig() -> AsyncIterator[Rig]:
             openai_api_key="k",
             anthropic_base_url=wires.url,
             anthropic_api_key="k",
+            endpoints={
+                "plain": {"base_url": wires.url, "api": "completions"},
+                "ollama": {"base_url": wires.url},
+                "cohere": {"base_url": wires.url, "api_key": "k"},
+            },
+            discover=False,
             provider_max_retries=0,
             heartbeat_ms=600_000,  # between two tests of a busy machine a client may be told nothing for long
             carry_on=False,  # a wire that breaks off is what is tested
@@ -145,6 +163,11 @@ def check_whole(state: StreamState, wire: Wire) -> None:
         assert usage["source"] == "provider"
 
 
+async def test_no_file_of_the_corpus_is_left_out() -> None:
+    tried = {wire.key for wire in WIRES} | {recorded.key for recorded in ERROR_BODIES}
+    assert tried == {key for key in manifest() if not key.startswith("gemini/")}
+
+
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.key)
 async def test_a_client_holds_what_the_wire_says(wire: Wire, rig: Rig) -> None:
     [state] = await rig.play((wire.api, in_pieces(wire)))
@@ -178,7 +201,7 @@ async def test_a_client_keeps_the_part_of_a_wire_that_breaks_off(wire: Wire, rig
         check_order(rig.entries(state))
 
 
-@pytest.mark.parametrize("recorded", error_bodies(), ids=lambda recorded: recorded.key)
+@pytest.mark.parametrize("recorded", ERROR_BODIES, ids=lambda recorded: recorded.key)
 async def test_an_error_body_is_the_streams_end_with_its_code(recorded: ErrorBody, rig: Rig) -> None:
     [state] = await rig.play((recorded.api, recorded.reply()))
     assert state.end is not None
