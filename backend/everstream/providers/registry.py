@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from everstream.core.errors import EverstreamError
@@ -18,11 +18,13 @@ from everstream.core.events import Cost, Usage
 from everstream.providers.anthropic import AnthropicProvider
 from everstream.providers.base import Memory, ModelInfo, Provider
 from everstream.providers.cohere import CohereProvider
+from everstream.providers.discovery import USUAL, Discovery, Usual
 from everstream.providers.endpoint import Api, Endpoint
 from everstream.providers.function import PROVIDER, FunctionProvider, Model
+from everstream.providers.gemini import GeminiProvider
 from everstream.providers.ollama import OllamaProvider
 from everstream.providers.openai import OpenAIProvider
-from everstream.providers.presets import PRESETS, endpoint_of, sections_of
+from everstream.providers.presets import endpoints_of
 from everstream.providers.pricing import cost_of
 from everstream.providers.scripted import Scripted
 from everstream.settings import Settings
@@ -36,22 +38,26 @@ KINDS: dict[Api, Callable[..., Provider]] = {  # who speaks it
     "messages": AnthropicProvider,
     "ollama": OllamaProvider,
     "cohere": CohereProvider,
+    "gemini": GeminiProvider,
+    "interactions": GeminiProvider,
 }
 
 
 class Registry:
-    """`quiet` providers answer who asks for them, and are neither shown nor made ready.  `priced_as` is what the public
-    price list calls each."""
+    """`quiet` providers answer who asks for them, and are neither shown nor made ready, unless `discovery` finds them.
+    `priced_as` is what the public price list calls each."""
 
     def __init__(
         self,
         makers: Mapping[str, Maker],
         *,
         quiet: Collection[str] = (),
+        discovery: Discovery | None = None,
         priced_as: Mapping[str, str] | None = None,
     ) -> None:
         self._makers = makers
         self._quiet = frozenset(quiet)
+        self._discovery = discovery
         self._priced_as = priced_as or {}
         self._made: dict[str, Provider] = {}
 
@@ -87,35 +93,34 @@ class Registry:
             await provider.aclose()
 
     async def _offered(self) -> list[str]:
-        return [name for name in self._makers if name not in self._quiet]
+        found = await self._discovery.found() if self._discovery is not None else ()
+        return [name for name in self._makers if name not in self._quiet or name in found]
 
 
 def registry_of(
-    settings: Settings, memory: Memory | None = None, models: Mapping[str, Model] | None = None
+    settings: Settings,
+    memory: Memory | None = None,
+    models: Mapping[str, Model] | None = None,
+    *,
+    places: Sequence[Usual] = USUAL,
 ) -> Registry:
     """The providers that these settings configure; `memory` is where they keep what they find out.
 
-    `models` are functions of the application that runs the server: the provider `app`.
+    `models` are functions of the application that runs the server: the provider `app`.  `places` is where servers of
+    this machine are looked for.
     """
-    sections = sections_of(settings)
-    endpoints = {name: endpoint_of(name, section, os.environ) for name, section in sections.items()}
+    endpoints = endpoints_of(settings, os.environ, {place.name: place.base_url for place in places})
     makers: dict[str, Maker] = {
         name: _maker(endpoint, settings, memory) for name, endpoint in endpoints.items() if endpoint.api in KINDS
     }
     makers["scripted"] = Scripted
     if models is not None:  # first, as what this server was written for
         makers = {PROVIDER: lambda: FunctionProvider(models), **{n: m for n, m in makers.items() if n != PROVIDER}}
-    quiet = {name for name, endpoint in endpoints.items() if not _shown(endpoint, settings)}
-    return Registry(makers, quiet=quiet, priced_as={name: found.priced_as for name, found in endpoints.items()})
-
-
-def _shown(endpoint: Endpoint, settings: Settings) -> bool:
-    if endpoint.name in settings.endpoints:
-        return True
-    preset = PRESETS[endpoint.name]
-    if preset.key_envs:
-        return preset.listed or endpoint.hindrance is None
-    return endpoint.base_url != preset.base_url
+    quiet = {name for name, endpoint in endpoints.items() if not endpoint.offered}
+    spoken_of = endpoints.keys() - quiet
+    discovery = Discovery(places, left_alone=spoken_of, own_port=settings.port) if settings.discover else None
+    priced_as = {name: endpoint.priced_as for name, endpoint in endpoints.items()}
+    return Registry(makers, quiet=quiet, discovery=discovery, priced_as=priced_as)
 
 
 def _maker(endpoint: Endpoint, settings: Settings, memory: Memory | None) -> Maker:
@@ -126,7 +131,10 @@ def _maker(endpoint: Endpoint, settings: Settings, memory: Memory | None) -> Mak
         "connect_timeout_s": settings.provider_connect_timeout_s,
         "memory": memory,
     }
-    if endpoint.name == "openai":
-        shared["background"] = settings.openai_background
+    background = {"openai": settings.openai_background, "gemini": settings.gemini_background}.get(endpoint.name)
+    if background is not None:
+        shared["background"] = background
+    elif endpoint.api in ("gemini", "interactions"):
+        shared["background"] = settings.gemini_background
     kind = KINDS[endpoint.api]
     return lambda: kind(**shared)
