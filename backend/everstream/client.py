@@ -1,7 +1,7 @@
 """A WebSocket client for Everstream: ask, read, cancel; it comes back by itself and loses nothing.
 
     async with Client("ws://127.0.0.1:8000/ws") as client:
-        stream = await client.generate("hi", model="scripted/count")
+        stream = await client.generate("scripted/count", "hi")
         async for text in stream.text_deltas():
             print(text, end="", flush=True)
 
@@ -158,9 +158,9 @@ class Client:
 
     async def generate(
         self,
+        model: str,
         messages: str | Sequence[Frame],
         *,
-        model: str,
         params: Frame | None = None,
         budget: Frame | None = None,
         request_id: str | None = None,

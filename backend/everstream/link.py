@@ -183,6 +183,7 @@ class Link:
             # A service that is away for a moment costs no stream.  What is wrong from the start is a mistake.
             final = isinstance(error, EverstreamError) and not error.retryable
             if final or not (self.welcome or isinstance(error, OSError)):
+                self._enter(LinkState.CLOSED, f"no token: {type(error).__name__}")
                 raise
             return _Parting(f"no token: {type(error).__name__}")
         try:

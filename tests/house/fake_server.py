@@ -19,6 +19,8 @@ Frame = dict[str, Any]
 USAGE = {"input_tokens": 3, "output_tokens": 5, "total_tokens": 8, "source": "provider"}
 METRICS = {"ttft_ms": 120.0, "stream_ms": 900.0, "total_ms": 1020.0, "tokens_per_s": 5.6}
 
+DENIED: Frame = {"code": "auth.denied", "message": "this token will not do", "retryable": False}
+
 
 def end(reason: str = "complete", error: Frame | None = None) -> Frame:
     return {
@@ -81,6 +83,8 @@ class FakeServer:
     `refuse_with` HTTP statuses for the next upgrades
     `busy`        kinds of command that are refused once with `limit.rate`, and for how many milliseconds
     `hold`        kinds of command whose reply waits for an event
+    `tokens`      the tokens that are good; None: a token is not looked at
+    `stale`       kinds of command that are refused with `auth.required` until a good token was sent by `auth`
     """
 
     def __init__(self) -> None:
@@ -100,6 +104,8 @@ class FakeServer:
         self.refuse_with: list[HTTPStatus] = []
         self.busy: list[tuple[str, int]] = []
         self.hold: dict[str, asyncio.Event] = {}
+        self.tokens: set[str] | None = None
+        self.stale: list[str] = []
         self.streams: dict[str, FakeStream] = {}
         self.commands: list[Frame] = []
         self.connections: set[FakeConnection] = set()
@@ -114,12 +120,25 @@ class FakeServer:
             self.streams[name] = self._by_request[request["request_id"]] = stream
         return stream
 
+    def farewell(self, hello: Frame) -> tuple[int, Frame | None] | None:
+        """The close code instead of a welcome, and the error before it."""
+        if self.close_with:
+            return self.close_with.pop(0)
+        return None if self.knows(hello) else (4501, DENIED)
+
+    def knows(self, command: Frame) -> bool:
+        return self.tokens is None or command.get("token") in self.tokens
+
     def said(self, kind: str) -> list[Frame]:
         return [command for command in self.commands if command["type"] == kind]
 
     def drop_all(self) -> None:
         for connection in list(self.connections):
             connection.socket.transport.abort()
+
+    async def close_all(self, code: int) -> None:
+        for connection in list(self.connections):
+            await connection.socket.close(code)
 
     async def send_all(self, frame: Frame) -> None:
         for connection in list(self.connections):
@@ -163,8 +182,8 @@ class FakeConnection:
             data = await self.socket.recv(decode=False)
             command: Frame = msgspec.json.decode(data) if self._json else msgspec.msgpack.decode(data)
             self.server.commands.append(command)
-            if command["type"] == "hello" and self.server.close_with:
-                code, error = self.server.close_with.pop(0)
+            if command["type"] == "hello" and (farewell := self.server.farewell(command)) is not None:
+                code, error = farewell
                 if error is not None:
                     await self.send({"type": "error", "id": command["id"], **error})
                 await self.socket.close(code)
@@ -185,6 +204,12 @@ class FakeConnection:
         if server.busy and server.busy[0][0] == kind:
             fault = {"code": "limit.rate", "message": "too much at once", "retryable": True}
             return [{"type": "error", **echo, **fault, "retry_after_ms": server.busy.pop(0)[1]}]
+        if kind == "auth" and not server.knows(command):
+            return [{"type": "error", **echo, **DENIED}]
+        if kind == "auth":
+            server.stale.clear()
+        if kind in server.stale:
+            return [{"type": "error", **echo, **DENIED, "code": "auth.required"}]
         if kind == "hello":
             limits = {"heartbeat_ms": server.heartbeat_ms, "limits": server.limits}
             first = {"type": "welcome", **echo, "protocol": 1, "connection": "c_1", "node": "n_1", **limits}
