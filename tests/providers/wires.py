@@ -50,6 +50,8 @@ from everstream.core.summary import Summary, fold
 from everstream.providers.base import Batch, PouringProvider, Progress, Provider, ProviderError
 from everstream.providers.chat_completions import ChatFold
 from everstream.providers.cohere_api import CohereFold
+from everstream.providers.gemini_api import GenerateFold
+from everstream.providers.gemini_interactions import InteractionsFold
 from everstream.providers.http_answer import Fold
 from everstream.providers.messages_api import MessagesFold
 from everstream.providers.ollama_api import OllamaFold
@@ -86,11 +88,14 @@ ERRORS = {
 }
 SPLICED = "anthropic/messages--ai--spliced-message-start"
 
-ERROR_CODES = {400: "provider.invalid", 401: "provider.auth", 404: "model.unknown"}
+ERROR_CODES = {400: "provider.invalid", 401: "provider.auth", 404: "model.unknown", 429: "provider.rate_limit"}
 ODD_ERROR_BODIES = {
     # What the vendor names is more exact than the status it sends.
     "openai/http-400-responses--otel--responses-create-api-error-content-mode0": "model.unknown",
     "xai/http-400-responses--ruby_llm--dling-with-xai-grok-4-1-fast-non-reasoning-raises-appropriate-auth-error": (
+        "provider.auth"
+    ),
+    "gemini/http-400-generate--ruby_llm--rror-handling-with-gemini-gemini-2-5-flash-raises-appropriate-auth-error": (
         "provider.auth"
     ),
     "azure/http-404-chat--crewAI--openai-is-default-provider-without-explicit-llm-set-on-agent": "provider.invalid",
@@ -110,6 +115,9 @@ _END_MARKS = (
     b'"type":"message-end"',
     b'"done_reason":"',
     b'"done":true',
+    b'"finishReason"',
+    b'"blockReason"',
+    b"interaction.completed",
     b"[DONE]",
 )
 _ERROR_MARKS = (b'"error":{', b'{"type":"error"', b"\nerror:")
@@ -121,6 +129,8 @@ _FOLDS: dict[str, Callable[[str], Fold]] = {
     "ollama": OllamaFold,
     "ollama-generate": OllamaFold,
     "cohere": CohereFold,
+    "gemini": GenerateFold,
+    "interactions": InteractionsFold,
 }
 
 
@@ -328,7 +338,7 @@ def _end_begins(wire: Wire) -> int:
     places = [place for place in (body.find(mark) for mark in marks) if place >= 0]
     if wire.key == SPLICED:
         places.append(body.rfind(b"event: message_start"))
-    return max(1, body.rfind(b"\n", 0, min(places)))
+    return max(1, body.rfind(b"\n", 0, min(places, default=len(body))))
 
 
 # --------------------------------------------------------------------------- where the wires lie
