@@ -172,6 +172,13 @@ class OllamaProvider(DirectProvider):
         warnings += self._endpoint.untaken(body)
         return Asking(lambda: self._open(path, body), OllamaFold(self.name, warnings))
 
+    def _rungs(self, policy: Policy, request: Request, progress: Progress) -> tuple[Rung, ...]:
+        wanted = request.extra.get("format")
+        if wanted:  # a grammar begins anew with each call, so an answer in it cannot be written on
+            extra = {**request.extra, "response_format": {"type": "json_object"}}
+            request = msgspec.structs.replace(request, extra=extra)
+        return super()._rungs(policy, request, progress)
+
     def _ask_begun(self, way: Rung, request: Request, policy: Policy, progress: Progress) -> Asking:
         if _generates(request) and not request.extra.get("raw"):
             # The template makes a turn of a prompt; one that was begun needs the API that knows turns.

@@ -68,21 +68,18 @@ def generate_body(request: Request) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The JSON body for `/api/generate`.  With `raw` among the parameters, the prompt is all that the model sees."""
     params = request.params
     raw = bool(request.extra.get("raw"))
-    prompt, warnings = prompt_of(request, system=params.system if raw else None)
+    prompt, _ = prompt_of(request, system=params.system if raw else None)
     body: dict[str, Any] = {"model": request.model_name, "prompt": prompt}
     if params.system and not raw:
         body["system"] = params.system
-    images: list[str] = []
-    left_out: list[str] = []
-    for message in request.messages:
-        images += _images(message, left_out)
+    warnings: list[str] = []
+    images = [image for message in request.messages for image in _images(message, warnings)]
     if images:
         body["images"] = images
-        warnings = ()
     if params.tools:
-        left_out.append("tools are unknown to /api/generate and were left out")
+        warnings.append("tools are unknown to /api/generate and were left out")
     _finish(body, request)
-    return body, (*warnings, *left_out)
+    return body, tuple(warnings)
 
 
 def _finish(body: dict[str, Any], request: Request) -> None:
