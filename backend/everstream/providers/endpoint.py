@@ -50,6 +50,7 @@ class Endpoint:
     called: Mapping[str, str] = field(default_factory=dict)
     rules: str = ""
     lists: bool = True  # has a list of its models, which can be asked for
+    offered: bool = True  # shown to people unasked, and made ready
 
     @property
     def on_this_machine(self) -> bool:

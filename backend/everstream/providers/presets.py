@@ -16,7 +16,7 @@ where the service has no list of them that can be asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from everstream.providers.endpoint import Api, Endpoint
@@ -62,13 +62,13 @@ def azure_url(resource: str) -> str:
 
 def ollama_url(host: str) -> str:
     """The address that a client of Ollama is to ask, from OLLAMA_HOST, which a server is told to listen on as well."""
-    scheme, mark, place = host.rpartition("://")
-    place = place.rstrip("/")
+    scheme, mark, rest = host.rstrip("/").rpartition("://")
+    place, slash, path = rest.partition("/")
     name, colon, port = place.rpartition(":")
     if not colon or not port.isdigit():
         name, port = place, "443" if scheme == "https" else "80" if mark else "11434"
     name = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}.get(name, name)
-    return f"{scheme or 'http'}://{name}:{port}"
+    return f"{scheme or 'http'}://{name}:{port}{slash}{path}"
 
 
 PRESETS: Final[Mapping[str, Preset]] = {
@@ -196,9 +196,9 @@ def endpoint_of(
     key = given.api_key.get_secret_value() if given.api_key else ""
     for variable in key_envs if not key else ():
         key = key or environment.get(variable, "")
-    if preset is PRESETS["ollama"]:
-        key = key or environment.get(OLLAMA_KEY_ENV, "")
     own = address == preset.base_url
+    if preset is PRESETS["ollama"] and not own:  # whatever answers at the usual port is not given a key unasked
+        key = key or environment.get(OLLAMA_KEY_ENV, "")
     return Endpoint(
         name,
         given.api or preset.api,
@@ -229,6 +229,25 @@ def _what_to_do(preset: Preset, address: str, key: str, key_envs: tuple[str, ...
     if key_envs and not key:
         missing.append(" or ".join(key_envs))
     return "set " + " and ".join(missing) if missing else ""
+
+
+def endpoints_of(
+    settings: Settings, environment: Mapping[str, str], found_at: Mapping[str, str]
+) -> dict[str, Endpoint]:
+    """Every endpoint there is, by name.  `found_at` is where servers of this machine may be found, by name."""
+    endpoints = {}
+    for name, section in sections_of(settings).items():
+        endpoint = endpoint_of(name, section, environment, found_at.get(name))
+        preset = PRESETS.get(name)
+        offered = (
+            preset is None
+            or preset.listed
+            or name in settings.endpoints
+            or (bool(preset.key_envs) and endpoint.hindrance is None)
+            or bool(preset.address_env and environment.get(preset.address_env) and endpoint.hindrance is None)
+        )
+        endpoints[name] = replace(endpoint, offered=offered)
+    return endpoints
 
 
 def sections_of(settings: Settings) -> dict[str, EndpointSettings]:

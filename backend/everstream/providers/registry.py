@@ -110,12 +110,10 @@ def registry_of(
     this machine are looked for.
     """
     endpoints = endpoints_of(settings, os.environ, {place.name: place.base_url for place in places})
-    makers: dict[str, Maker] = {
-        name: _maker(endpoint, settings, memory) for name, endpoint in endpoints.items() if endpoint.api in KINDS
-    }
+    makers: dict[str, Maker] = {name: _maker(endpoint, settings, memory) for name, endpoint in endpoints.items()}
     makers["scripted"] = Scripted
     if models is not None:  # first, as what this server was written for
-        makers = {PROVIDER: lambda: FunctionProvider(models), **{n: m for n, m in makers.items() if n != PROVIDER}}
+        makers = {PROVIDER: lambda: FunctionProvider(models), **makers}
     quiet = {name for name, endpoint in endpoints.items() if not endpoint.offered}
     spoken_of = endpoints.keys() - quiet
     discovery = Discovery(places, left_alone=spoken_of, own_port=settings.port) if settings.discover else None
@@ -131,10 +129,9 @@ def _maker(endpoint: Endpoint, settings: Settings, memory: Memory | None) -> Mak
         "connect_timeout_s": settings.provider_connect_timeout_s,
         "memory": memory,
     }
-    background = {"openai": settings.openai_background, "gemini": settings.gemini_background}.get(endpoint.name)
-    if background is not None:
-        shared["background"] = background
-    elif endpoint.api in ("gemini", "interactions"):
-        shared["background"] = settings.gemini_background
     kind = KINDS[endpoint.api]
+    if kind is OpenAIProvider and endpoint.name == "openai":  # the settings' word about OpenAI, not about its API
+        shared["background"] = settings.openai_background
+    elif kind is GeminiProvider:
+        shared["background"] = settings.gemini_background
     return lambda: kind(**shared)
