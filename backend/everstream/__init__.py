@@ -24,15 +24,21 @@ if TYPE_CHECKING:
     from everstream.core.events import DeltaToolCall as DeltaToolCall
     from everstream.core.events import ErrorInfo as ErrorInfo
     from everstream.core.events import Event as Event
+    from everstream.core.events import Finish as Finish
     from everstream.core.events import FirstToken as FirstToken
     from everstream.core.events import HeadersReceived as HeadersReceived
     from everstream.core.events import LastToken as LastToken
     from everstream.core.events import Message as Message
+    from everstream.core.events import Request as Request
     from everstream.core.events import RequestStart as RequestStart
     from everstream.core.events import Seam as Seam
     from everstream.core.events import StreamEnd as StreamEnd
     from everstream.core.events import Tool as Tool
     from everstream.core.events import Usage as Usage
+    from everstream.gateway.application import App as App
+    from everstream.gateway.application import create_app as create_app
+    from everstream.gateway.auth import Credentials as Credentials
+    from everstream.gateway.auth import Principal as Principal
     from everstream.library import TextStream as TextStream
     from everstream.library import aclose as aclose
     from everstream.library import close as close
@@ -46,6 +52,9 @@ if TYPE_CHECKING:
     from everstream.library_result import Result as Result
     from everstream.library_result import StreamMetrics as StreamMetrics
     from everstream.library_stream import Stream as Stream
+    from everstream.providers.base import ProviderError as ProviderError
+    from everstream.providers.function_stream import ModelStream as ModelStream
+    from everstream.runtime.turns import Turn as Turn
     from everstream.settings import Settings as Settings
 
 __version__ = "0.1.0"
@@ -57,11 +66,17 @@ _PLACES: Final = {
         *("RequestStart", "HeadersReceived", "FirstToken", "DeltaText", "DeltaThinking", "DeltaToolCall"),
         *("DeltaRefusal", "Seam", "LastToken", "StreamEnd", "Event"),
         *("Budget", "Cost", "ErrorInfo", "Message", "Tool", "Usage"),
+        *("Finish", "Request"),
     ),
+    "gateway.application": ("App", "create_app"),
+    "gateway.auth": ("Credentials", "Principal"),
     "library": ("TextStream", "aclose", "close", "iter_stream", "run", "run_async", "start", "start_async", "stream"),
     "library_engine": ("Engine",),
     "library_result": ("Result", "StreamMetrics"),
     "library_stream": ("Stream",),
+    "providers.base": ("ProviderError",),
+    "providers.function_stream": ("ModelStream",),
+    "runtime.turns": ("Turn",),
     "settings": ("Settings",),
 }
 _PLACE_OF: Final = {name: place for place, names in _PLACES.items() for name in names}

@@ -75,9 +75,9 @@ class Child:
         self._writer = writer
 
     @classmethod
-    async def start(cls, settings: Settings, listener: socket.socket) -> Child:
-        """Raises OSError where there can be no further process or socket."""
-        process, tie = _spawn(listener)
+    async def start(cls, settings: Settings, listener: socket.socket, app: str | None) -> Child:
+        """`app` is `MODULE:APP`.  Raises OSError where there can be no further process or socket."""
+        process, tie = _spawn(listener, app)
         reader, writer = await asyncio.open_unix_connection(sock=tie, limit=LINE_BYTES_MAX)
         writer.write(packed(settings))
         return cls(process, reader, writer)
@@ -129,8 +129,10 @@ class Child:
 class Parent:
     """Keeps `workers` nodes on one port until it is told to stop."""
 
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket, app: str | None = None) -> None:
+        """`app`: the application that each node imports, as `MODULE:APP`."""
         self._settings = settings
+        self._app = app
         self._listener = listener
         self.children: set[Child] = set()
         self._farewells: set[asyncio.Task[None]] = set()
@@ -163,7 +165,7 @@ class Parent:
         while not self._stopped.is_set():
             born = loop.time()
             try:
-                child = await Child.start(self._settings, self._listener)
+                child = await Child.start(self._settings, self._listener, self._app)
             except OSError as error:
                 logger.error("a node cannot be started", place=place, reason=error.strerror, again_in_s=pause_s)
             else:
@@ -260,21 +262,21 @@ class Parent:
             child.kill()
 
 
-def serve_many(settings: Settings) -> int:
-    """Run `workers` nodes on one port until a signal stops them; the process's exit code."""
+def serve_many(settings: Settings, app: str | None = None) -> int:
+    """Run `workers` nodes of `app` (as `MODULE:APP`) on one port until a signal stops them; the exit code."""
     configure_logs(settings)
     listener = bind(settings)
     if listener is None:
         return EXIT_PORT
 
     async def run() -> int:
-        return await Parent(settings, listener).run()
+        return await Parent(settings, listener, app).run()
 
     with listener, asyncio.Runner() as runner:
         return runner.run(run())
 
 
-def _spawn(listener: socket.socket) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def _spawn(listener: socket.socket, app: str | None) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """A process with the port and one end of a lifeline, and the other end."""
     ours, theirs = socket.socketpair()
     try:
@@ -282,7 +284,7 @@ def _spawn(listener: socket.socket) -> tuple[subprocess.Popen[bytes], socket.soc
             files = (port.fileno(), theirs.fileno())
             # -P, and the path as it is here: what lies in the working directory is none of our modules.
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "everstream.gateway.child", *map(str, files)],
+                [sys.executable, "-P", "-m", "everstream.gateway.child", *map(str, files), *([app] if app else [])],
                 pass_fds=files,
                 stdin=subprocess.DEVNULL,
                 env=_environment(),

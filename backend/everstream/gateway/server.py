@@ -33,6 +33,7 @@ import uvloop
 
 from everstream.core.errors import EverstreamError
 from everstream.gateway.app import app_around
+from everstream.gateway.application import App
 from everstream.gateway.lifeline import Lifeline, Word
 from everstream.gateway.startup import EXIT_PORT, EXIT_STORE, announce, bind, configure_logs, tell_systemd
 from everstream.gateway.transport import DirectProtocol
@@ -168,20 +169,23 @@ class Server(uvicorn.Server):
             listening.close()
 
 
-def serve(settings: Settings) -> int:
-    """Run one node until a signal stops it; the process's exit code."""
+def serve(settings: Settings, app: App | None = None) -> int:
+    """Run one node, and the application around it, until a signal stops it; the process's exit code."""
     configure_logs(settings)
     listener = bind(settings)
     if listener is None:
         return EXIT_PORT
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run_node(settings, listener))
+        return runner.run(run_node(settings, listener, app=app))
 
 
-async def run_node(settings: Settings, listener: socket.socket, lifeline: Lifeline | None = None) -> int:
+async def run_node(
+    settings: Settings, listener: socket.socket, lifeline: Lifeline | None = None, app: App | None = None
+) -> int:
     """One node on a bound socket, by itself or on its parent's lifeline, until it is told to go; the exit code."""
     store = store_of(settings)
-    node = Node(settings, store, registry_of(settings, store))
+    models, on_turn = (app.models, app.on_turn) if app is not None else (None, None)
+    node = Node(settings, store, registry_of(settings, store, models), on_turn)
     try:
         await _start(node, lifeline)
     except EverstreamError as error:
@@ -193,7 +197,7 @@ async def run_node(settings: Settings, listener: socket.socket, lifeline: Lifeli
     except asyncio.CancelledError:  # told to go before there was anything to drain
         return 0
     connections = Connections()
-    server = Server(uvicorn_config(node, connections), node, connections, lifeline)
+    server = Server(uvicorn_config(node, connections, app), node, connections, lifeline)
     if lifeline is not None:
         lifeline.on_word = server.obey
     gc.collect()
@@ -209,11 +213,13 @@ async def run_node(settings: Settings, listener: socket.socket, lifeline: Lifeli
     return 0
 
 
-def uvicorn_config(node: Node, connections: Connections) -> uvicorn.Config:
-    """uvicorn as this server wants it."""
+def uvicorn_config(node: Node, connections: Connections, app: App | None = None) -> uvicorn.Config:
+    """uvicorn as this server wants it, with `app` or else the plain application around the node."""
     settings = node.settings
+    if app is not None:
+        app.serve(node, connections)
     return uvicorn.Config(
-        app_around(node, connections),
+        app or app_around(node, connections),
         ws=DirectProtocol,
         ws_max_size=settings.frame_bytes,
         ws_ping_interval=settings.ping_interval_s,

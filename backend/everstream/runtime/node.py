@@ -35,6 +35,7 @@ from everstream.runtime.keeper import Keeper
 from everstream.runtime.relay import Relay
 from everstream.runtime.resting import Resting
 from everstream.runtime.succession import LEAD, Meta, Succession
+from everstream.runtime.turns import OnTurn, Turns
 from everstream.settings import Settings
 from everstream.store.base import State, Store
 
@@ -47,7 +48,8 @@ _CANCEL = b"cancel "
 
 
 class Node:
-    def __init__(self, settings: Settings, store: Store, providers: Registry) -> None:
+    def __init__(self, settings: Settings, store: Store, providers: Registry, on_turn: OnTurn | None = None) -> None:
+        """`on_turn` is told of every answer that ended here."""
         self.id = "n_" + secrets.token_hex(8)
         self.settings = settings
         self.counters = Counters()
@@ -57,6 +59,7 @@ class Node:
         self._clock = asyncio.get_running_loop().time
         self._tasks: set[asyncio.Task[None]] = set()
         self._relays: set[Relay] = set()
+        self._turns = Turns(on_turn) if on_turn is not None else None
         self._committers: dict[int, Committer] = {}
         self.hub = Hub(
             store, self._clock, self.counters, linger_s=settings.linger_s, feeds_max=settings.streams_in_memory
@@ -90,6 +93,8 @@ class Node:
         await end(self._tasks)
         for committer in self._committers.values():
             await committer.stop(LAST_COMMITS_S)
+        if self._turns is not None:
+            await self._turns.stop()
         await self._follower.stop()
         await self._keeper.stop()
         await self.hub.close()
@@ -281,6 +286,8 @@ class Node:
 
     def ended(self, feed: Feed) -> None:
         self._keeper.ended(feed)
+        if self._turns is not None:
+            self._turns.ended(feed)
 
     async def _run(self, feed: Feed, relay: Relay) -> None:
         try:
@@ -290,7 +297,7 @@ class Node:
             if feed.relay is relay:
                 feed.relay = None
             if feed.log.closed:
-                self._keeper.ended(feed)
+                self.ended(feed)
             if tokenizer.wanted() and not self.draining:
                 self.do(tokenizer.prepare(), "load the vocabulary")
 
