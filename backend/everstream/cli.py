@@ -28,6 +28,8 @@ from everstream import __version__
 
 if TYPE_CHECKING:
     from everstream.config import Loaded
+    from everstream.gateway.application import App
+    from everstream.settings import Settings
     from everstream.store.embedded import Status
 
 KEYS_EPILOG: Final = "Keys are better given in the environment or the file: anybody on the machine can see flags."
@@ -107,12 +109,15 @@ def _code_of(error: Exception) -> Exit | None:
 
 
 def _serve(program: str, given: Sequence[str]) -> int:
-    parser = _settings_parser(program, "Run a server until it is told to stop (Ctrl-C or SIGTERM).")
-    loaded = _settings(*parser.parse_known_args(given))
+    description = "Run a server until it is told to stop (Ctrl-C or SIGTERM)."
+    parser = _settings_parser(program, description, "[MODULE:APP] [FLAGS]")
+    parser.add_argument("app", nargs="?", metavar="MODULE:APP", help="an application of everstream.create_app()")
+    arguments, rest = parser.parse_known_args(given)
+    app = _app(arguments.app) if arguments.app is not None and not rest else None
+    settings = _settings(arguments, rest, None if app is None else app.settings).settings
     from everstream.doctor import exposure, no_sharing
 
-    settings = loaded.settings
-    danger = exposure(settings)
+    danger = exposure(settings) if app is None or app.authenticate is None else None
     if danger and not settings.insecure:
         return _complain(program, f"{danger}; say --insecure if that is meant")
     if hindrance := no_sharing(settings):
@@ -120,10 +125,21 @@ def _serve(program: str, given: Sequence[str]) -> int:
     if settings.workers > 1:
         from everstream.gateway.parent import serve_many
 
-        return serve_many(settings)
+        return serve_many(settings) if app is None else serve_many(settings, arguments.app)
     from everstream.gateway.server import serve
 
-    return serve(settings)
+    return serve(settings) if app is None else serve(settings, app)
+
+
+def _app(name: str) -> App:
+    """The application that was named.  Raises ConfigError."""
+    from everstream.config import ConfigError
+    from everstream.gateway.named import NoSuchApp, app_named
+
+    try:
+        return app_named(name)
+    except NoSuchApp as error:
+        raise ConfigError([str(error)]) from None
 
 
 def _store(program: str, given: Sequence[str]) -> int:
@@ -236,11 +252,19 @@ def _settings_parser(program: str, description: str, usage: str = "[FLAGS]") -> 
     return parser
 
 
-def _settings(arguments: argparse.Namespace, rest: Sequence[str]) -> Loaded:
-    """The settings, with the flags that were given.  Raises ConfigError."""
-    from everstream.config import load
+def _settings(arguments: argparse.Namespace, rest: Sequence[str], written: Settings | None = None) -> Loaded:
+    """The settings, with the flags that were given.  Raises ConfigError.
 
-    return load(_flags(arguments, rest), arguments.config)
+    `written` are those of a program, which looks at no environment and no file: then only flags change them.
+    """
+    from everstream.config import Loaded, Source, load
+
+    loaded = load(_flags(arguments, rest), arguments.config)
+    if written is None:
+        return loaded
+    flags = {name for name, origin in loaded.origins.items() if origin.source is Source.FLAG}
+    values = {name: getattr(loaded.settings if name in flags else written, name) for name in type(written).model_fields}
+    return Loaded(type(written)(**values), loaded.origins)
 
 
 def _flags(arguments: argparse.Namespace, rest: Sequence[str]) -> dict[str, str | bool]:
