@@ -1,25 +1,35 @@
-"""HTTP without a vendor's package: attempts only before an answer, waits that are bounded, nothing left over."""
+"""HTTP without a vendor's package: attempts only before an answer, bounded waits, a cancel that is felt at once."""
 
 from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 import socket
 import ssl
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import trustme
+from tests.providers import wires
 from tests.providers.wire_server import Asked, Reply, WireServer
+from tests.providers.wires import Outcome, drain
 
+import everstream
+from everstream.core.events import Message, Request
 from everstream.providers import http_direct
-from everstream.providers.base import ProviderError
+from everstream.providers.base import Provider, ProviderError
+from everstream.providers.cohere import CohereProvider
 from everstream.providers.endpoint import Endpoint
 from everstream.providers.http_body import Body
 from everstream.providers.http_direct import Direct
+from everstream.providers.ollama import OllamaProvider
+from everstream.providers.openai import OpenAIProvider
 
 SAID = Reply(b'{"said":"yes"}', headers={"content-type": "application/json"}, framing="length")
 
@@ -280,3 +290,72 @@ def test_a_proxy_is_used_for_others_and_never_for_this_machine(monkeypatch: pyte
     assert way("http://inside.example") == (None, None)
     for here in ("http://127.0.0.1:11434", "http://localhost:11434", "http://[::1]:11434"):
         assert way(here) == (None, None)
+
+
+# --------------------------------------------------------------------------- cancels
+
+CANCELS = 200
+CLOSE_S = 0.05
+
+KINDS: dict[str, tuple[Callable[[str], Provider], dict[str, str], bytes]] = {  # maker, parameters, a first piece
+    "ollama": (
+        lambda url: OllamaProvider(None, url),
+        {},
+        b'{"message":{"role":"assistant","content":"one"},"done":false}\n',
+    ),
+    "ollama generate": (
+        lambda url: OllamaProvider(None, url),
+        {"api": "generate"},
+        b'{"response":"one","done":false}\n',
+    ),
+    "cohere": (
+        lambda url: CohereProvider("k", url),
+        {},
+        b'data: {"type":"content-delta","index":0,"delta":{"message":{"content":{"text":"one"}}}}\n\n',
+    ),
+    "completions": (
+        lambda url: OpenAIProvider("k", url, api="completions"),
+        {},
+        b'data: {"choices":[{"index":0,"text":"one","finish_reason":null}]}\n\n',
+    ),
+}
+
+
+@pytest.mark.parametrize("poured", [False, True], ids=["pulled", "poured"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_cancel_closes_the_connection_at_the_service(
+    kind: str, poured: bool, server: WireServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, extra, first = KINDS[kind]
+    provider, loop = make(server.url), asyncio.get_running_loop()
+    request = Request("any/model", [Message("user", "hello")], extra=extra)
+    server.reply = Reply(first * 2, hang_after=len(first))
+    monkeypatch.setattr(wires, "poured", poured)
+    late = []
+    for count in range(1, CANCELS + 1):
+        outcome = Outcome()
+        task = asyncio.create_task(drain(provider, request, outcome))
+        async with asyncio.timeout(5):
+            await outcome.shown.wait()
+        at = loop.time()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        late.append(await server.client_closed(count) - at)
+    await provider.aclose()
+    p99 = sorted(late)[int(0.99 * len(late))]
+    print(f"{kind}: the service saw the end {1000 * p99:.2f} ms after the cancel (p99 of {CANCELS})")
+    assert p99 < CLOSE_S
+    assert len(server.requests) == CANCELS
+
+
+async def test_what_a_provider_imports_comes_with_its_first_use() -> None:
+    script = (
+        "import sys\n"
+        "import everstream.providers.ollama, everstream.providers.cohere\n"
+        "found = {'aiohttp', 'httpx2', 'openai', 'urllib.request'} & set(sys.modules)\n"
+        "assert not found, found\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(everstream.__file__).parents[1])}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, env=env)
+    assert await asyncio.wait_for(process.wait(), 30) == 0
