@@ -24,11 +24,10 @@ from typing import Any, Self, TextIO
 import structlog
 
 from everstream.core.events import Budget, DeltaText, Event, Request, Seam, StreamEnd
-from everstream.library_engine import Messages, close_implicit, implicit_engine, request_of
+from everstream.library_engine import GivenSettings, Messages, close_implicit, implicit_engine, request_of
 from everstream.library_result import Result, StreamMetrics, raised
 from everstream.library_stream import CancelFlag, OnEvent, Stream, Tap
 from everstream.portal import Portal
-from everstream.settings import Settings
 
 logger = structlog.get_logger(__name__)
 
@@ -44,7 +43,7 @@ def stream(
     budget: Budget | Mapping[str, Any] | None = None,
     cancel: CancelFlag | None = None,
     on_event: OnEvent | None = None,
-    settings: Settings | None = None,
+    settings: GivenSettings | None = None,
     **params: Any,
 ) -> Stream:
     """Ask a model; the events of its answer, for `async for`.

@@ -14,7 +14,7 @@ next and ends with the loop:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,6 +28,7 @@ from everstream.core.protocol import Generate
 from everstream.library_result import Result
 from everstream.library_stream import CancelFlag, OnEvent, Stream, Tap
 from everstream.providers.base import ModelInfo
+from everstream.providers.function import Function, Model, Models
 from everstream.providers.registry import Registry, registry_of
 from everstream.runtime.node import Node
 from everstream.settings import Settings
@@ -48,19 +49,26 @@ ALONE: dict[str, Any] = {
 _USER = "library"
 
 Messages = str | Sequence[Mapping[str, Any] | Message]
+GivenSettings = Settings | Mapping[str, Any]
 
 
 class Engine:
     """Runs streams until it is closed.  Use it with `async with`, in one event loop.
 
-    `settings`: those of `everstream.config.load()` where they are None (environment, `everstream.toml`).  `models`:
-    functions of your own, by the name they are to have.  Raises `config.ConfigError` when it is entered, or first used,
-    where the settings cannot be used.
+    `settings`: those of `everstream.config.load()` where they are None (environment, `everstream.toml`); a mapping is
+    what `Settings` takes.  `models`: functions of one's own, or `Model`s: each is asked for as `app/NAME`.  Raises
+    ValueError or TypeError for settings or models that cannot be, and `config.ConfigError` when it is entered, or first
+    used, where what was found around it cannot be used.
     """
 
-    def __init__(self, *, settings: Settings | None = None, models: Mapping[str, Callable[..., Any]] | None = None):
-        self._settings = settings
-        self._models = dict(models or {})
+    def __init__(
+        self, *, settings: GivenSettings | None = None, models: Mapping[str, Function | Model] | None = None
+    ) -> None:
+        self._settings = settings_of(settings)
+        self._models: Models | None = None if models is None else Models()
+        for name, model in (models or {}).items():
+            assert self._models is not None
+            self._models.add(name, model if isinstance(model, Model) else Model(model))
         self._store = _Passing()
         self._registry: Registry | None = None
         self._node: Node | None = None
@@ -137,7 +145,7 @@ class Engine:
             if self._node is None or self._registry is None:
                 _log_as_a_library()
                 settings = self._settings or config.load().settings
-                self._registry = registry_of(settings, self._store)
+                self._registry = registry_of(settings, self._store, self._models)
                 # Whoever asks one model has no use for all the others: each is made ready by its first request.
                 self._registry.prepare = _not_now  # type: ignore[method-assign]
                 node = Node(settings.model_copy(update=ALONE), self._store, self._registry)
@@ -171,6 +179,10 @@ class _Passing(MemoryStore):
 
     def forget(self, stream: str) -> None:
         self.disk.records.pop(stream, None)
+
+
+def settings_of(given: GivenSettings | None) -> Settings | None:
+    return Settings(**given) if isinstance(given, Mapping) else given
 
 
 async def _for_ever() -> None:
@@ -221,8 +233,9 @@ class _Implicit:
 _implicit: dict[asyncio.AbstractEventLoop, _Implicit] = {}
 
 
-async def implicit_engine(settings: Settings | None) -> Engine:
+async def implicit_engine(given: GivenSettings | None) -> Engine:
     """The running loop's engine for these settings, made with the first request."""
+    settings = settings_of(given)
     loop = asyncio.get_running_loop()
     found = _implicit.get(loop)
     if found is None:

@@ -30,7 +30,8 @@ from everstream.runtime.hub import Feed
 logger = structlog.get_logger(__name__)
 
 CANCEL_LOOK_S = 0.01  # between two looks at a cancel flag that cannot be waited for
-CLOSE_S = 12.0  # for a stream that was cancelled to end; a provider has a second, the store of this process none
+CLOSE_S = 3.0  # for a stream that was cancelled to end; a provider has a second, the store of this process needs none
+CLOSE_LOOK_S = 0.05  # between two looks whether there is still anybody who could end it
 _FROM_THE_START = Position(0, 0)
 
 OnEvent = Callable[[Event], Any]
@@ -86,7 +87,12 @@ class Tap:
                 self._waiter = None
 
     async def ended(self) -> None:
-        await self.feed.wait_ended()
+        """Wait until the stream has ended, or nobody is left to end it: where the loop ends, its tasks are gone."""
+        feed = self.feed
+        while not feed.log.settled and (feed.log.closed or feed.relay is not None):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_LOOK_S):
+                    await feed.wait_ended()
 
     def cancel(self) -> None:
         if self.feed.relay is not None:
