@@ -28,8 +28,11 @@ from pathlib import Path
 from typing import Final
 
 from everstream import __version__
-from everstream.config import ConfigError, Source, env_of, load
+from everstream.config import NAMES, ConfigError, Source, env_of, load
 from everstream.display import mask_url
+from everstream.providers.discovery import USUAL, Discovery
+from everstream.providers.endpoint import Endpoint
+from everstream.providers.presets import endpoints_of
 from everstream.settings import Settings
 from everstream.store import embedded
 from everstream.store.base import StoreUnavailable
@@ -45,12 +48,6 @@ GOOD_FREE_BYTES: Final = 1_073_741_824
 GOOD_OPEN_FILES: Final = 4_096  # one for each connection, one for each call to a provider
 STORE_WAIT_S: Final = 5.0
 GIB: Final = 1_073_741_824
-
-# Provider, the setting that holds its key, the variable that its package reads, and the same for its address.
-PROVIDERS: Final = (
-    ("openai", "openai_api_key", "OPENAI_API_KEY", "openai_base_url", "OPENAI_BASE_URL"),
-    ("anthropic", "anthropic_api_key", "ANTHROPIC_API_KEY", "anthropic_base_url", "ANTHROPIC_BASE_URL"),
-)
 
 
 class Verdict(StrEnum):
@@ -103,8 +100,8 @@ async def examine(flags: Mapping[str, str | bool] | None = None, config_file: Pa
     except ConfigError as error:
         advice = "Mend these; store, port and the like are not checked before that."
         return [*findings, Finding("settings", Verdict.PROBLEM, "; ".join(error.problems), advice)]
-    given = sum(origin.source is not Source.DEFAULT for origin in loaded.origins.values())
-    findings.append(Finding("settings", Verdict.OK, f"{len(loaded.origins)} settings, {given} given, the rest default"))
+    given = sum(loaded.origins[name].source is not Source.DEFAULT for name in NAMES)
+    findings.append(Finding("settings", Verdict.OK, f"{len(NAMES)} settings, {given} given, the rest default"))
     for check in CHECKS:
         finding = check(loaded.settings)
         findings.append(await finding if inspect.isawaitable(finding) else finding)
@@ -301,22 +298,28 @@ def check_nodes(settings: Settings) -> Finding:
     return Finding("nodes", Verdict.OK, many if settings.lead else f"{many}; models run on others")
 
 
-def check_providers(settings: Settings) -> Finding:
-    usable, missing = [], []
-    for name, key, key_env, address, address_env in PROVIDERS:
-        own_address = getattr(settings, address) or os.environ.get(address_env)
-        if getattr(settings, key) or os.environ.get(key_env):
-            usable.append(f"{name} (key from {'the settings' if getattr(settings, key) else key_env})")
-        elif own_address:
-            usable.append(f"{name} ({mask_url(own_address)}, no key)")
-        else:
-            missing.append(f"{name}: no key")
-    found = ", ".join([*usable, *missing])
-    if usable:
-        return Finding("providers", Verdict.OK, found)
-    names = " or ".join(row[2] for row in PROVIDERS)
-    advice = f"Set {names}. Without a key only the scripted provider answers, which is for trying things out."
-    return Finding("providers", Verdict.WARNING, found, advice)
+async def check_providers(settings: Settings) -> Finding:
+    """Which services can be asked, which servers of this machine were found, and what the others want."""
+    endpoints = endpoints_of(settings, os.environ, {})
+    usable = {name: endpoint for name, endpoint in endpoints.items() if endpoint.offered and not endpoint.hindrance}
+    looked_for = Discovery(USUAL if settings.discover else (), left_alone=usable, own_port=settings.port)
+    found = await looked_for.found()
+    lines = [", ".join([_usable(endpoint) for endpoint in usable.values()] or ["none has a key"])]
+    here = [f"{place.name} ({place.base_url})" for place in USUAL if place.name in found]
+    looked = ", ".join(here) or "no server of models found" if settings.discover else "not looked for"
+    lines.append(f"on this machine: {looked}")
+    waiting = [f"{name}: {told.hindrance}" for name, told in endpoints.items() if name not in usable and told.hindrance]
+    lines += [f"not usable: {'; '.join(waiting[at : at + 3])}" for at in range(0, len(waiting), 3)]
+    if usable or here:
+        return Finding("providers", Verdict.OK, "\n".join(lines))
+    advice = "Set the variable of a service, or start a server of models here. Until then scripted models answer."
+    return Finding("providers", Verdict.WARNING, "\n".join(lines), advice)
+
+
+def _usable(endpoint: Endpoint) -> str:
+    if endpoint.api_key is None:
+        return f"{endpoint.name} ({mask_url(endpoint.base_url)}, no key)"
+    return f"{endpoint.name} (key from {endpoint.key_from})"
 
 
 def _user() -> str:

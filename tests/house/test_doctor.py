@@ -10,6 +10,7 @@ import shutil
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from everstream import doctor
 from everstream.cli import main
 from everstream.config import load
 from everstream.doctor import Finding, Verdict, as_json, as_text, examine, healthy
+from everstream.providers.discovery import USUAL
+from everstream.providers.presets import PRESETS
 from everstream.settings import Settings
 from everstream.store.embedded import attach, status
 
@@ -28,9 +31,10 @@ SOUND = {"valkey_version": "9.1.2", "role": "master", "aof_enabled": "1", "maxme
 
 @pytest.fixture(autouse=True)
 def _quiet_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    ours = ("EVERSTREAM_", "OPENAI_", "ANTHROPIC_")
-    for variable in [name for name in os.environ if name.upper().startswith(ours)]:
+    keys = {variable for row in PRESETS.values() for variable in (*row.key_envs, row.address_env, "OLLAMA_API_KEY")}
+    for variable in [name for name in os.environ if name.upper().startswith("EVERSTREAM_") or name in keys]:
         monkeypatch.delenv(variable)
+    monkeypatch.setattr(doctor, "USUAL", ())  # whatever runs on this machine
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EVERSTREAM_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("EVERSTREAM_PORT", "0")
@@ -39,12 +43,14 @@ def _quiet_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
 
 
 @asynccontextmanager
-async def answering(reply: bytes) -> AsyncIterator[int]:
-    """A server that gives the same reply to whatever it is told; yields its port."""
+async def answering(reply: bytes, *, close: bool = False) -> AsyncIterator[int]:
+    """A server that gives the same reply to whatever it is told, for ever or once; yields its port."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(4_096):
             writer.write(reply)
+            if close:
+                break
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
@@ -249,20 +255,46 @@ async def test_an_url_of_no_store_is_a_problem() -> None:
 @pytest.mark.parametrize(
     ("variable", "said"),
     [
-        ("EVERSTREAM_OPENAI_API_KEY", "openai (key from the settings), anthropic: no key"),
-        ("OPENAI_API_KEY", "openai (key from OPENAI_API_KEY), anthropic: no key"),
-        ("ANTHROPIC_API_KEY", "anthropic (key from ANTHROPIC_API_KEY), openai: no key"),
+        ("EVERSTREAM_OPENAI_API_KEY", "openai (key from the settings)"),
+        ("EVERSTREAM_ENDPOINTS__GROQ__API_KEY", "groq (key from the settings)"),
+        ("OPENAI_API_KEY", "openai (key from OPENAI_API_KEY)"),
+        ("GOOGLE_API_KEY", "gemini (key from GOOGLE_API_KEY)"),
+        ("MISTRAL_API_KEY", "mistral (key from MISTRAL_API_KEY)"),
     ],
 )
 async def test_one_key_is_enough(variable: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (await named("providers")).verdict is Verdict.WARNING
     monkeypatch.setenv(variable, "sk-hidden")
-    assert await named("providers") == Finding("providers", Verdict.OK, said)
+    finding = await named("providers")
+    assert (finding.verdict, finding.found.splitlines()[0]) == (Verdict.OK, said)
+    assert "sk-hidden" not in finding.found
+
+
+async def test_every_service_that_wants_something_says_what() -> None:
+    found = (await named("providers")).found
+    assert found.startswith(
+        "none has a key\non this machine: no server of models found\nnot usable: openai: set OPENAI"
+    )
+    assert all(
+        f"{name}: set {row.key_envs[0]}" in found for name, row in PRESETS.items() if row.key_envs[:1] and row.base_url
+    )
+    assert "azure: set AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_API_KEY" in found
+    assert "on this machine: not looked for" in (await named("providers", discover="false")).found
+
+
+async def test_a_server_of_this_machine_is_found_and_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with answering(b'HTTP/1.0 200 OK\r\n\r\n{"data": [{"id": "m", "owned_by": "vllm"}]}', close=True) as port:
+        place = next(place for place in USUAL if place.name == "vllm")
+        monkeypatch.setattr(doctor, "USUAL", [replace(place, base_url=f"http://127.0.0.1:{port}/v1")])
+        finding = await named("providers")
+    assert finding.verdict is Verdict.OK
+    assert f"on this machine: vllm (http://127.0.0.1:{port}/v1)" in finding.found
 
 
 async def test_a_service_of_ones_own_needs_no_key() -> None:
-    finding = await named("providers", openai_base_url="http://127.0.0.1:1/v1")
-    assert finding == Finding("providers", Verdict.OK, "openai (http://127.0.0.1:1/v1, no key), anthropic: no key")
+    finding = await named("providers", openai_base_url="http://me:hidden@127.0.0.1:1/v1")
+    assert finding.verdict is Verdict.OK
+    assert finding.found.startswith("openai (http://me:********@127.0.0.1:1/v1, no key)\n")
 
 
 @pytest.mark.parametrize(

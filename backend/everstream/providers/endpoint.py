@@ -35,6 +35,7 @@ class Endpoint:
     api_key: str | None = field(default=None, repr=False)
     needs_key: bool = True
     why_not: str = ""  # what to do where it cannot be used
+    key_from: str = ""  # the variable that held the key, or "the settings"
     models: tuple[str, ...] = ()
     continuation: Carry = "auto"
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # which may hold keys, as these may

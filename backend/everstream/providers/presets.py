@@ -193,18 +193,19 @@ def endpoint_of(
         told = preset.complete(told)
     address = (given.base_url or told or found_at or preset.base_url).rstrip("/")
     key_envs = (given.key_env,) if given.key_env else preset.key_envs
-    key = given.api_key.get_secret_value() if given.api_key else ""
-    for variable in key_envs if not key else ():
-        key = key or environment.get(variable, "")
     own = address == preset.base_url
-    if preset is PRESETS["ollama"] and not own:  # whatever answers at the usual port is not given a key unasked
-        key = key or environment.get(OLLAMA_KEY_ENV, "")
+    # Whatever answers at Ollama's usual port is not given a key unasked.
+    looked_in = (*key_envs, OLLAMA_KEY_ENV) if preset is PRESETS["ollama"] and not own else key_envs
+    key = given.api_key.get_secret_value() if given.api_key else ""
+    key_from = "the settings" if key else next((name for name in looked_in if environment.get(name)), "")
+    key = key or environment.get(key_from, "")
     return Endpoint(
         name,
         given.api or preset.api,
         address,
         key or None,
         needs_key=bool(given.key_env) or (bool(key_envs) and (own or not preset.base_url)),
+        key_from=key_from,
         why_not=_what_to_do(preset, address, key, key_envs),
         models=preset.models if given.models is None else given.models,
         continuation=given.continuation or "auto",
