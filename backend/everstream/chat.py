@@ -10,6 +10,8 @@ on the server and keeps the part; at the prompt it leaves, as Ctrl-D does.  The 
 connection or the server behind it changes; a mark says so.  With standard input a pipe, each line is answered and then
 the program ends; with standard output no terminal, the answers alone go there, and marks and figures to standard error.
 
+A question or a file on the command line is the first turn.  It is answered and the program ends, unless it is to stay.
+
 The conversation is kept here and sent whole each time, so any server can answer the next line.
 """
 
@@ -19,7 +21,11 @@ import asyncio
 import contextlib
 import signal
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TextIO
 
+from everstream.attachment import Unreadable, opening_turn
 from everstream.client import Client
 from everstream.core.errors import EverstreamError
 from everstream.link import LinkState
@@ -66,12 +72,12 @@ class Answer:
             self._say(frame["text"])
         elif kind == "delta_thinking":
             self._thinking = True
-            self._page.dim(frame["text"])
+            self._page.think(frame["text"])
         elif kind == "delta_tool_call":
             if frame.get("name"):
                 self._page.margin()
-                self._page.dim(f"[tool call] {frame['name']} ")
-            self._page.dim(frame["arguments"])
+                self._page.think(f"[tool call] {frame['name']} ")
+            self._page.think(frame["arguments"])
         elif kind == "seam" and frame["continuation"] is not None:
             self._page.dim(f" {CARRIED.get(frame['reason'], '[carried on]')} ")
             if frame["continuation"] == "restart":
@@ -104,22 +110,22 @@ class Chat:
         self._client = client
         self._lines = lines
         self._page = page
-        self._model = model
+        self.model = model
         self._params = params
         self._messages: list[Frame] = []
         self._reading: asyncio.Task[str | None] | None = None  # at the prompt
         self._asking: asyncio.Task[None] | None = None  # while an answer runs
         self._stream: Stream | None = None
-        self._stopped = False
+        self.stopped = False  # the last answer, by the person
         self._cancels: set[asyncio.Task[None]] = set()
         self._away = False
         self.failed = False
 
     async def run(self, prompt: str) -> None:
         """Until the lines end, the person leaves, or the server refuses for good."""
-        while self._client.link_state is not LinkState.CLOSED:
+        while not self.closed:
             self._page.margin()
-            self._page.say(prompt)
+            self._page.ask(prompt)
             line = await self._read()
             if line is None:
                 break
@@ -130,18 +136,23 @@ class Chat:
                 if not await self._command(line):
                     return
             elif line:
-                await self._turn(line)
+                await self.turn(line)
         self._page.margin()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the server has refused for good."""
+        return self._client.link_state is LinkState.CLOSED
 
     def interrupt(self) -> None:
         """Ctrl-C: at the prompt leave; during an answer stop it, and the second time do not wait for the server."""
         if self._asking is None:
             if self._reading is not None:
                 self._reading.cancel()
-        elif self._stopped:
+        elif self.stopped:
             self._asking.cancel()
         else:
-            self._stopped = True
+            self.stopped = True
             if self._stream is not None:
                 self._cancel(self._stream)
 
@@ -164,7 +175,8 @@ class Chat:
 
     # ------------------------------------------------------------------ a turn
 
-    async def _turn(self, line: str) -> None:
+    async def turn(self, line: str) -> None:
+        """Ask, and show the answer to its end."""
         self._messages.append({"role": "user", "content": line})
         asking = self._begin()
         if self._client.link_state is not LinkState.OPEN:
@@ -186,7 +198,7 @@ class Chat:
             self._messages.pop()
 
     def _begin(self) -> asyncio.Task[None]:
-        self._stream, self._stopped = None, False
+        self._stream, self.stopped = None, False
         self._asking = asyncio.create_task(self._ask())
         return self._asking
 
@@ -203,10 +215,11 @@ class Chat:
 
     async def _ask(self) -> None:
         stream = self._stream = await self._generate()
-        if self._stopped:
+        if self.stopped:
             self._cancel(stream)
         answer = Answer(self._page)
         async for frame in stream:
+            self._page.frame(frame)
             answer.show(frame, stream)
 
     async def _generate(self) -> Stream:
@@ -214,7 +227,7 @@ class Chat:
         while True:
             tries += 1
             try:
-                return await self._client.generate(model=self._model, messages=self._messages, params=self._params)
+                return await self._client.generate(model=self.model, messages=self._messages, params=self._params)
             except EverstreamError as error:
                 if not error.retryable or tries >= TRIES_MAX:
                     raise
@@ -249,8 +262,8 @@ class Chat:
             self._messages.clear()
             self._page.note("a new conversation")
         elif name == "/model":
-            self._model = rest.strip() or self._model
-            self._page.note(self._model)
+            self.model = rest.strip() or self.model
+            self._page.note(self.model)
         elif name == "/models":
             await self._models()
         else:
@@ -263,7 +276,7 @@ class Chat:
         except (EverstreamError, ConnectionError) as error:
             self._fail(error)
         else:
-            self._page.note("\n".join(shown_model(model, self._model) for model in models))
+            self._page.note("\n".join(shown_model(model, self.model) for model in models))
 
 
 def shown_model(model: Frame, current: str) -> str:
@@ -294,41 +307,91 @@ def choose(models: list[Frame]) -> str | None:
     return min(usable, key=lambda name: name.startswith("scripted/"), default=None)
 
 
-def main(url: str, model: str | None, system: str | None, params: Frame | None, token: str | None = None) -> int:
-    """Chat until the person leaves.  Returns the exit code: 1 where the server was not to be had, or where standard
-    input is no terminal and an answer failed."""
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the person asked for on the command line.  `params` are the request's, the system's text among them."""
+
+    url: str
+    model: str | None = None  # None: the first usable one
+    params: Frame = field(default_factory=dict)
+    token: str | None = None
+    question: str = ""
+    files: Sequence[str] = ()
+    stay: bool = False  # go on after the question
+    tee: str | None = None
+    frames: bool = False
+
+
+def main(wish: Wish) -> int:
+    """Chat until the person leaves.  Returns the exit code.
+
+    1 where the server was not to be had, or an answer failed and nobody sits at the terminal; 2 where a file cannot be
+    read or written; 130 where the one answer was interrupted.
+    """
     try:
-        return asyncio.run(_chat(url, model, {**(params or {}), **({"system": system} if system else {})}, token))
+        opening = opening_turn(wish.files, wish.question, sys.stdin.buffer)
+        with _appending(wish.tee) as tee:
+            page = Page(sys.stdout, sys.stderr, tee, frames=wish.frames)
+            return asyncio.run(_chat(wish, opening, page))
     except KeyboardInterrupt:
         return 130
+    except Unreadable as error:
+        print(f"everstream chat: {error}", file=sys.stderr)
+        return 2
     except (EverstreamError, ConnectionError, ValueError) as error:
         print(f"everstream: {error}", file=sys.stderr)
         return 1
 
 
-async def _chat(url: str, model: str | None, params: Frame, token: str | None) -> int:
+@contextlib.contextmanager
+def _appending(path: str | None) -> Iterator[TextIO | None]:
+    if path is None:
+        yield None
+        return
+    try:
+        file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # closing can fail too
+    except OSError as error:
+        raise Unreadable(f"cannot write to {path}: {error.strerror}") from None
+    try:
+        yield file
+    finally:
+        with contextlib.suppress(OSError):  # said when it was written to
+            file.close()
+
+
+async def _chat(wish: Wish, opening: str | None, page: Page) -> int:
     chats: list[Chat] = []
 
     def on_state(state: LinkState, _detail: str) -> None:
         for chat in chats:
             chat.link_changed(state)
 
-    page, lines = Page(sys.stdout, sys.stderr), Lines(sys.stdin.fileno())
-    interactive = sys.stdin.isatty()
-    async with Client(url, token, on_state=on_state) as client:
-        model = model or choose(await client.models())
+    async with Client(wish.url, wish.token, on_state=on_state) as client:
+        model = wish.model or choose(await client.models())
         if model is None:
             page.note("no model is usable here: give one a key, or name one")
             return 1
-        chat = Chat(client, lines, page, model, params)
+        lines = Lines(sys.stdin.fileno())
+        chat = Chat(client, lines, page, model, wish.params)
         chats.append(chat)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, chat.interrupt)
         try:
-            if interactive:
-                page.note(f"{model} · /help")
-            await chat.run("> " if interactive else "")
+            return await _talk(chat, opening, page, stay=wish.stay)
         finally:
             loop.remove_signal_handler(signal.SIGINT)
             lines.close()
-        return 1 if client.link_state is LinkState.CLOSED or (chat.failed and not interactive) else 0
+
+
+async def _talk(chat: Chat, opening: str | None, page: Page, *, stay: bool) -> int:
+    interactive = sys.stdin.isatty() and (opening is None or stay)
+    if interactive:
+        page.note(f"{chat.model} · /help")
+    if opening is not None:
+        await chat.turn(opening)
+        page.margin()
+    if opening is None or stay:
+        await chat.run("> " if interactive else "")
+    elif chat.stopped:
+        return 130
+    return 1 if chat.closed or page.torn or (chat.failed and not interactive) else 0

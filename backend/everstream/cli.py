@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from everstream.settings import Settings
     from everstream.store.embedded import Status
 
+TOKEN_ENV: Final = "EVERSTREAM_TOKEN"  # of a client; the server has no such setting
 KEYS_EPILOG: Final = "Keys are better given in the environment or the file: anybody on the machine can see flags."
 
 
@@ -191,11 +192,24 @@ def _config(program: str, given: Sequence[str]) -> int:
 
 
 def _chat(program: str, given: Sequence[str]) -> int:
-    description = "Talk to a model in the terminal, through a running server."
-    parser = _Parser(prog=program, usage="[FLAGS]", description=description)
+    description = "Talk to a model in the terminal, through a running server.  A question is answered, and that is it."
+    parser = _Parser(prog=program, usage="[QUESTION] [FLAGS]", description=description)
+    parser.add_argument("question", nargs="*", metavar="QUESTION", help="ask this, show the answer, and end")
     parser.add_argument("--url", default="ws://127.0.0.1:8000/ws", help="the server (%(default)s)")
     parser.add_argument("--model", metavar="PROVIDER/NAME", help="the model; without it the server's first usable one")
     parser.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
+    parser.add_argument(
+        "--file",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a text that goes before the question, or is the question where there is none; - is standard input; "
+        "repeatable",
+    )
+    parser.add_argument("--stay", action="store_true", help="go on talking after the question")
+    parser.add_argument("--tee", metavar="FILE", help="add the answers to this file as they come")
+    parser.add_argument("--json", action="store_true", help="write the frames of the answers, a line each")
+    parser.add_argument("--token", help=f"what the server knows you by (better: {TOKEN_ENV} in the environment)")
     parser.add_argument(
         "--param",
         metavar="NAME=VALUE",
@@ -204,10 +218,15 @@ def _chat(program: str, given: Sequence[str]) -> int:
         default=[],
         help="a parameter of the request, as temperature=0.2; the value is JSON, or else text; repeatable",
     )
-    arguments = parser.parse_args(given)
+    asked = parser.parse_args(given)
+    if asked.stay and "-" in asked.file:
+        parser.error("--stay reads standard input, and so does --file -")
+    from everstream.chat import Wish
     from everstream.chat import main as talk
 
-    return talk(url=arguments.url, model=arguments.model, system=arguments.system, params=dict(arguments.param))
+    params = {**dict(asked.param), **({"system": asked.system} if asked.system else {})}
+    token, question = asked.token or os.environ.get(TOKEN_ENV) or None, " ".join(asked.question).strip()
+    return talk(Wish(asked.url, asked.model, params, token, question, asked.file, asked.stay, asked.tee, asked.json))
 
 
 COMMANDS: Final = {

@@ -40,6 +40,7 @@ from everstream.display import MASK, STRUCTURED, mask_url, masked_section, toml
 from everstream.settings import ENV_PREFIX, PRESET_NAMES, EndpointSettings, Settings
 
 CONFIG_ENV: Final = "EVERSTREAM_CONFIG"  # names the file, so it cannot be in it
+CLIENTS_ENV: Final = ("EVERSTREAM_TOKEN",)  # of programs that talk to a server, and none of its settings
 CONFIG_NAME: Final = "everstream.toml"
 
 # What to say about a wrong value where pydantic's own words are for programmers: by setting, or by kind of error.
@@ -235,7 +236,7 @@ def _from_env(problems: list[str]) -> Found:
         elif name == SECTIONS:
             found = {name: _sections_in(text, Origin(Source.ENV, variable), problems)} if text else {}
         elif name is None:
-            if upper != CONFIG_ENV:
+            if upper not in (CONFIG_ENV, *CLIENTS_ENV):
                 problems.append(unknown("environment variable", variable, (*known, CONFIG_ENV)))
             continue
         else:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import json
 import os
 from collections import deque
 from typing import TextIO
+
+from everstream.reducer import Frame
 
 LINES_WAITING_MAX = 64
 LINE_CHARACTERS_MAX = 1_000_000
@@ -84,17 +87,40 @@ class Lines:
 
 
 class Page:
-    """What is on the screen.  Answers go to `out`; marks and figures too where that is a terminal."""
+    """What is on the screen.  Answers go to `out`; marks and figures too where that is a terminal.
 
-    def __init__(self, out: TextIO, aside: TextIO) -> None:
-        terminal = out.isatty()
+    `tee` gets the answers as well.  If it cannot be written to any more that is said, and `torn` from then on.  With
+    `frames`, `out` gets nothing but frames, one JSON object a line.
+    """
+
+    def __init__(self, out: TextIO, aside: TextIO, tee: TextIO | None = None, *, frames: bool = False) -> None:
+        terminal = out.isatty() and not frames
+        self.torn = False
         self._out = out
         self._aside = out if terminal else aside
+        self._tee = tee
+        self._frames = frames
         self._colours = terminal and "NO_COLOR" not in os.environ
         self._begun: set[TextIO] = set()  # where a line has been begun and not ended
 
     def say(self, text: str) -> None:
-        self._write(self._out, text, text)
+        """A piece of the answer."""
+        if not self._frames:
+            self._write(self._out, text, text)
+        if self._tee is not None:
+            self._write(self._tee, text, text)
+
+    def frame(self, frame: Frame) -> None:
+        if self._frames:
+            self._write(self._out, json.dumps(frame, ensure_ascii=False) + "\n", "\n")
+
+    def ask(self, prompt: str) -> None:
+        self._write(self._aside, prompt, prompt)
+
+    def think(self, text: str) -> None:
+        """What comes with an answer and is none of it: to be read by people, and in the frames already."""
+        if not self._frames:
+            self.dim(text)
 
     def dim(self, text: str) -> None:
         """Thinking and marks: not part of the answer."""
@@ -118,9 +144,23 @@ class Page:
     def _write(self, to: TextIO, written: str, seen: str) -> None:
         if not seen:
             return
-        to.write(written)
-        to.flush()
+        try:
+            to.write(written)
+            to.flush()
+        except OSError as error:
+            if to is not self._tee:
+                raise
+            self._tear(error)
+            return
         if seen.endswith("\n"):
             self._begun.discard(to)
         else:
             self._begun.add(to)
+
+    def _tear(self, error: OSError) -> None:
+        """The answer is worth more than its copy: it goes on."""
+        if self._tee is not None:
+            name = self._tee.name
+            self._begun.discard(self._tee)
+            self._tee, self.torn = None, True
+            self.dim(f" [cannot write to {name} any more: {error.strerror}] ")

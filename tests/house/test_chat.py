@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pty
-import re
-import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.house.chat_process import chat, piped
 from tests.house.fake_server import FakeServer, answer, end, fake_server, text, until
 
 from everstream.chat import choose, figures
 from everstream.terminal import LINES_WAITING_MAX, Lines
-
-BACKEND = Path(__file__).resolve().parents[2] / "backend"
-RUN = (
-    "import sys; from everstream.chat import main; "
-    "sys.exit(main(sys.argv[1], sys.argv[2] or None, sys.argv[3] or None, {'max_tokens': 9}))"
-)
-ESCAPES = re.compile(r"\x1b\[\d*m")
 
 
 @pytest.fixture
@@ -32,87 +22,9 @@ async def server() -> AsyncIterator[FakeServer]:
         yield fake
 
 
-class Terminal:
-    """The person's side of a pseudo-terminal."""
-
-    def __init__(self, master: int, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.raw = ""
-        self._master = master
-        self._typed_at = 0
-        asyncio.get_running_loop().add_reader(master, self._read)
-
-    def _read(self) -> None:
-        try:
-            data = os.read(self._master, 65_536)
-        except OSError:
-            data = b""
-        if not data:
-            asyncio.get_running_loop().remove_reader(self._master)
-        self.raw += data.decode()
-
-    @property
-    def seen(self) -> str:
-        return ESCAPES.sub("", self.raw).replace("\r\n", "\n")
-
-    @property
-    def since(self) -> str:
-        """What was seen after the last thing typed."""
-        return self.seen[self._typed_at :]
-
-    def type(self, keys: str) -> None:
-        self._typed_at = len(self.seen)
-        os.write(self._master, keys.encode())
-
-    async def sees(self, what: str) -> None:
-        try:
-            await until(lambda: what in self.since)
-        except TimeoutError:
-            pytest.fail(f"{what!r} did not appear in {self.seen!r}")
-
-    async def prompt(self) -> None:
-        await until(lambda: self.since.endswith("> "))
-
-    async def left(self) -> int:
-        async with asyncio.timeout(10):
-            return await self.process.wait()
-
-
-@asynccontextmanager
-async def chat(server: FakeServer, model: str = "", system: str = "") -> AsyncIterator[Terminal]:
-    master, slave = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", RUN, server.url, model, system),
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env={**os.environ, "PYTHONPATH": str(BACKEND)},
-        start_new_session=True,
-        preexec_fn=_own_terminal,
-    )
-    os.close(slave)
-    terminal = Terminal(master, process)
-    try:
-        yield terminal
-    finally:
-        asyncio.get_running_loop().remove_reader(master)
-        os.close(master)
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-def _own_terminal() -> None:
-    """Make the pseudo-terminal the session's own, so that Ctrl-C typed there is a signal."""
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
 async def test_tokens_are_shown_as_they_come_and_the_figures_after(server: FakeServer) -> None:
     server.allowed = 2
-    async with chat(server) as terminal:
+    async with chat(server, "--param", "max_tokens=9") as terminal:
         await terminal.prompt()
         assert "fake/one" in terminal.seen
         terminal.type("hello\n")
@@ -124,7 +36,7 @@ async def test_tokens_are_shown_as_they_come_and_the_figures_after(server: FakeS
 
 
 async def test_the_whole_conversation_is_sent_each_time_until_it_is_new(server: FakeServer) -> None:
-    async with chat(server, system="be brief") as terminal:
+    async with chat(server, "--system", "be brief") as terminal:
         for line in ("first", "second", "/new", "third"):
             await terminal.prompt()
             terminal.type(line + "\n")
@@ -283,23 +195,6 @@ async def test_a_server_that_refuses_for_good_ends_the_chat(server: FakeServer) 
 
 
 # --------------------------------------------------------------------------- pipes
-
-
-async def piped(server: FakeServer, given: bytes | Path) -> tuple[int, str, str]:
-    source = given.open("rb") if isinstance(given, Path) else None
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", RUN, server.url, "", ""),
-        stdin=source or asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(BACKEND)},
-    )
-    if source is not None:
-        source.close()
-    async with asyncio.timeout(20):
-        out, aside = await process.communicate(None if isinstance(given, Path) else given)
-    assert process.returncode is not None
-    return process.returncode, out.decode(), aside.decode()
 
 
 async def test_a_pipe_gets_an_answer_for_each_line_and_nothing_else(server: FakeServer) -> None:
