@@ -16,6 +16,7 @@ import pytest
 import structlog
 
 import everstream
+from everstream import chat
 from everstream.cli import COMMANDS, Exit, main
 from everstream.config import NAMES, ConfigError, flag_of
 from everstream.core.errors import EverstreamError
@@ -195,22 +196,17 @@ def test_the_servers_exit_code_is_the_programs(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_chat_is_called_with_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[dict[str, Any]] = []
-    module = types.ModuleType("everstream.chat")
-    module.main = lambda **said: calls.append(said) or 0  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "everstream.chat", module)
+    calls: list[chat.Wish] = []
+    monkeypatch.setattr(chat, "main", lambda wish: calls.append(wish) or 0)
+    monkeypatch.delenv("EVERSTREAM_TOKEN", raising=False)
     assert main(["chat"]) == 0
     given = ["--model", "openai/x", "--system", "Be brief.", "--url", "wss://h/ws"]
     params = ["--param", "temperature=0.2", "--param", "stop=a=b", "--param", 'tools=[{"name": "t"}]']
-    assert main(["chat", *given, *params]) == 0
+    assert main(["chat", "why", "so?", *given, *params, "--file", "a", "--tee", "b", "--json", "--token", "c"]) == 0
+    meant = {"temperature": 0.2, "stop": "a=b", "tools": [{"name": "t"}], "system": "Be brief."}
     assert calls == [
-        {"url": "ws://127.0.0.1:8000/ws", "model": None, "system": None, "params": {}},
-        {
-            "url": "wss://h/ws",
-            "model": "openai/x",
-            "system": "Be brief.",
-            "params": {"temperature": 0.2, "stop": "a=b", "tools": [{"name": "t"}]},
-        },
+        chat.Wish("ws://127.0.0.1:8000/ws", files=[]),
+        chat.Wish("wss://h/ws", "openai/x", meant, "c", "why so?", ["a"], tee="b", frames=True),
     ]
 
 
