@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from everstream.client import Client as Client
+    from everstream.client_sync import SyncClient as SyncClient
     from everstream.core.errors import EverstreamError as EverstreamError
     from everstream.core.events import Budget as Budget
     from everstream.core.events import Cost as Cost
@@ -61,6 +62,7 @@ __version__ = "0.1.0"
 
 _PLACES: Final = {
     "client": ("Client",),
+    "client_sync": ("SyncClient",),
     "core.errors": ("EverstreamError",),
     "core.events": (
         *("RequestStart", "HeadersReceived", "FirstToken", "DeltaText", "DeltaThinking", "DeltaToolCall"),
