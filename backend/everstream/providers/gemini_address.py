@@ -5,10 +5,12 @@ The package writes a request's address and credentials: the key, or on Vertex AI
 clients: with one that sends nothing and keeps what it was to send.  The body, and the way there and back, are ours
 (`http_direct`).
 
-That is so because the package reads an answer line by line, a model object a chunk: PLACEHOLDER.  It also forgets what
-arrived before a break, ends a cut answer without a word, and sleeps up to ten seconds before it tells that a connection
-failed.  An address costs 1 ms a request.  The package's own client for interactions takes 18 ms for it and half a
-second to import, so their address is made from that of the models, which lies beside it.
+That is so because the package reads an answer line by line, a model object a chunk.  Measured with chunks of 500 bytes
+over loopback (processor time of one process): 160 to 180 microseconds a chunk as fast as they come and 370 to 430 with
+one each 2 ms, against 10 and 75 to 110 here.  It also forgets what arrived before a break, ends a cut answer without a
+word, and sleeps up to ten seconds before it tells that a connection failed.  An address costs 1 ms a request.  The
+package's own client for interactions takes 18 ms for it and half a second to import, so their address is made from
+that of the models, which lies beside it.
 
 `google.genai` is imported here and nowhere else, when the first client is made.
 """
