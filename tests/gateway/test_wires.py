@@ -3,11 +3,12 @@
     WireServer ──bytes, a few at a time──▶ provider ─▶ relay ─▶ log ─▶ WebSocket ──frames──▶ `everstream.reducer`
 
 The providers are the configured ones; only their address is the test's.  A wire is asked for by its number, as the
-model's name, so that any number of them can be under way on one connection.
+model's name, so that any number of them can be under way on one connection.  No wire of the corpus is left out.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ from tests.providers.wires import (
     openai_wires,
     parsed,
 )
+from tests.providers.wires_gemini import gemini_error_bodies, gemini_wires
 
 from everstream.core.events import EVENTS, ORDER, Event, Phase, StreamEnd
 from everstream.providers.registry import registry_of
@@ -42,17 +44,20 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),  # one server for all: it takes a second to import the vendors' packages
 ]
 
-WIRES = [*openai_wires(), *anthropic_wires(), *ollama_wires(), *cohere_wires()]
-ERROR_BODIES = [*error_bodies()]
+WIRES = [*openai_wires(), *anthropic_wires(), *gemini_wires(), *ollama_wires(), *cohere_wires()]
+ERROR_BODIES = [*error_bodies(), *gemini_error_bodies()]
 ASKED_OF: dict[str, tuple[str, dict[str, str]]] = {  # provider and parameters, by the wire's API
     "chat": ("openai", {}),
     "responses": ("openai", {"api": "responses"}),
     "completions": ("plain", {}),
     "messages": ("anthropic", {}),
+    "gemini": ("gemini", {}),
+    "interactions": ("gemini", {"api": "interactions"}),
     "ollama": ("ollama", {}),
     "ollama-generate": ("ollama", {"api": "generate"}),
     "cohere": ("cohere", {}),
 }
+MODEL_IN_PATH = re.compile(r"/models/(\w+):")
 STREAMS_MAX = 64  # on one connection, as the server announces
 KIND_OF: dict[str, type[Event]] = {str(kind.__struct_config__.tag): kind for kind in EVENTS}
 
@@ -101,7 +106,8 @@ async def rig() -> AsyncIterator[Rig]:
     replies: dict[str, Reply] = {}
 
     def reply(asked: Asked) -> Reply:
-        return replies[asked.json["model"]]
+        in_path = MODEL_IN_PATH.search(asked.path)
+        return replies[asked.json["model"] if in_path is None else in_path[1]]
 
     async with (
         WireServer() as wires,
@@ -111,6 +117,8 @@ async def rig() -> AsyncIterator[Rig]:
             openai_api_key="k",
             anthropic_base_url=wires.url,
             anthropic_api_key="k",
+            gemini_base_url=wires.url,
+            gemini_api_key="k",
             endpoints={
                 "plain": {"base_url": wires.url, "api": "completions"},
                 "ollama": {"base_url": wires.url},
@@ -125,6 +133,7 @@ async def rig() -> AsyncIterator[Rig]:
         client_of(gateway.ws_url, MSGPACK) as packed,
     ):
         wires.reply = reply
+        await gateway.node._providers.prepare()  # what a package does while another is imported is not tried here
         yield Rig(replies, client, packed)
 
 
@@ -148,8 +157,11 @@ def check_whole(state: StreamState, wire: Wire) -> None:
     end = state.end
     assert end is not None
     assert (state.text, state.thinking, state.refusal) == (wire.text, wire.thinking, wire.refusal)
-    calls = [(call["call_id"], call["name"], parsed(call["arguments"])) for call in state.tool_calls]
-    assert calls == [(call_id, name, parsed(arguments)) for call_id, name, arguments in wire.calls]
+    calls = [(call["name"], parsed(call["arguments"])) for call in state.tool_calls]
+    assert calls == [(name, parsed(arguments)) for _, name, arguments in wire.calls]
+    for call, (call_id, _, _) in zip(state.tool_calls, wire.calls, strict=True):
+        if call_id is not None or wire.provider != "gemini":  # whose calls get an id here, where they have none
+            assert call["call_id"] == call_id
     if wire.error is not None:
         assert (end["reason"], end["error"]["code"], end["finish_reason"]) == ("failed", wire.error, None)
         return
@@ -164,8 +176,8 @@ def check_whole(state: StreamState, wire: Wire) -> None:
 
 
 async def test_no_file_of_the_corpus_is_left_out() -> None:
-    tried = {wire.key for wire in WIRES} | {recorded.key for recorded in ERROR_BODIES}
-    assert tried == {key for key in manifest() if not key.startswith("gemini/")}
+    assert {wire.key for wire in WIRES} | {recorded.key for recorded in ERROR_BODIES} == manifest()
+    assert len(WIRES) + len(ERROR_BODIES) == len(manifest()) == 260
 
 
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.key)

@@ -1,6 +1,6 @@
 """Every recorded wire, through a real server and its provider, gives what it should; cut anywhere, its part.
 
-Gemini's are tried in `test_gemini`."""
+Gemini's are tried in `test_gemini_wires`."""
 
 from __future__ import annotations
 
