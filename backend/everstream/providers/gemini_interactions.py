@@ -168,8 +168,9 @@ class InteractionsFold:
     def end(self) -> list[ProviderEvent]:
         events = self._events.end()
         batch = self._fold(events) if self._run is None else self._marked(self._run, events)
-        if self._skip_to and self.trouble is None:
-            self.trouble = ProviderError("provider.invalid", f"{self._name} has lost the place in its answer")
+        if self._run is not None and self._skip_to and self.trouble is None:
+            self._failed_run(self._run.interaction)
+            self.trouble = ProviderError("provider.connection", f"{self._name} has lost the place in its answer")
         return batch
 
     def _marked(self, run: Run, events: list[_Event]) -> list[ProviderEvent]:
