@@ -229,11 +229,35 @@ def _chat(program: str, given: Sequence[str]) -> int:
     return talk(Wish(asked.url, asked.model, params, token, question, asked.file, asked.stay, asked.tee, asked.json))
 
 
+def _local(program: str, given: Sequence[str]) -> int:
+    description = "Fetch a small model that needs no key and no network, see which are here, or take it away."
+    parser = _settings_parser(program, description, "{install,status,remove} [FLAGS]")
+    parser.add_argument(
+        "action", choices=("install", "status", "remove"), help="fetch it, show what is here, remove it"
+    )
+    parser.add_argument("--json", action="store_true", help="write JSON (status)")
+    arguments, rest = parser.parse_known_args(given)
+    data_dir = _settings(arguments, rest).settings.data_dir
+    from everstream import local_install
+
+    if arguments.action == "status":
+        told, usable = local_install.status(data_dir, as_json=arguments.json)
+        print(told)
+        return Exit.DONE if usable else Exit.FAILED
+    try:
+        print(local_install.install(data_dir) if arguments.action == "install" else local_install.remove(data_dir))
+    except local_install.InstallFailed as failure:
+        _complain(program, str(failure))
+        return Exit.FAILED
+    return Exit.DONE
+
+
 COMMANDS: Final = {
     "serve": Command(_serve, "run a server"),
     "chat": Command(_chat, "talk to a model through a server, in the terminal"),
     "doctor": Command(_doctor, "check what a server needs, and say what to do"),
     "config": Command(_config, "show the settings in force and where they come from"),
+    "local": Command(_local, "a model on this machine, without a key: local install, local status, local remove"),
     "store": Command(_store, "look at or stop the embedded store: store status, store stop"),
 }
 

@@ -22,6 +22,8 @@ from everstream.providers.discovery import USUAL, Discovery, Usual
 from everstream.providers.endpoint import Api, Endpoint
 from everstream.providers.function import PROVIDER, FunctionProvider, Model
 from everstream.providers.gemini import GeminiProvider
+from everstream.providers.local import LocalProvider
+from everstream.providers.local_child import Shape
 from everstream.providers.ollama import OllamaProvider
 from everstream.providers.openai import OpenAIProvider
 from everstream.providers.presets import endpoints_of
@@ -111,6 +113,7 @@ def registry_of(
     """
     endpoints = endpoints_of(settings, os.environ, {place.name: place.base_url for place in places})
     makers: dict[str, Maker] = {name: _maker(endpoint, settings, memory) for name, endpoint in endpoints.items()}
+    makers["local"] = lambda: LocalProvider(settings.data_dir, _shape(settings))
     makers["scripted"] = Scripted
     if models is not None:  # first, as what this server was written for
         makers = {PROVIDER: lambda: FunctionProvider(models), **makers}
@@ -119,6 +122,10 @@ def registry_of(
     discovery = Discovery(places, left_alone=spoken_of, own_port=settings.port) if settings.discover else None
     priced_as = {name: endpoint.priced_as for name, endpoint in endpoints.items()}
     return Registry(makers, quiet=quiet, discovery=discovery, priced_as=priced_as)
+
+
+def _shape(settings: Settings) -> Shape:
+    return Shape(settings.local_threads, settings.local_parallel, settings.local_context_tokens, settings.local_idle_s)
 
 
 def _maker(endpoint: Endpoint, settings: Settings, memory: Memory | None) -> Maker:
