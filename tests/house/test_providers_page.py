@@ -16,7 +16,8 @@ from everstream.providers.presets import PRESETS, endpoints_of
 from everstream.settings import PRESET_NAMES, TAKEN_NAMES, EndpointSettings
 
 PAGE = (ROOT / "docs" / "providers.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"^```toml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+OPERATIONS = (ROOT / "backend" / "OPERATIONS.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^```toml\n(.*?)^```", PAGE + OPERATIONS, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(autouse=True)
