@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import re
 import signal
@@ -22,10 +23,12 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 from tests.gateway.conftest import Gateway, serving
 from tests.house.tree import ROOT, told
 from tests.server import clean_environment
@@ -36,6 +39,7 @@ DOCS = ROOT / "docs"
 FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PORT = re.compile(r"(?<=127\.0\.0\.1:)8000\b|(?<=localhost:)8000\b")
 NEEDS = "needs="
+SERVER = "the documents' server"  # the name of its threads
 KNOWN = frozenset({"python", "run", "server"})
 RUN_S = 30.0
 START_S = 20.0
@@ -84,10 +88,11 @@ class ServerThread:
         self._up = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._down: asyncio.Event | None = None
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="documents' server")
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name=SERVER)
 
     async def _serve(self) -> None:
         self._loop, self._down = asyncio.get_running_loop(), asyncio.Event()
+        self._loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=SERVER))
         gateway: Gateway
         async with serving() as gateway:
             self.port = gateway.port
@@ -96,7 +101,7 @@ class ServerThread:
 
     def __enter__(self) -> ServerThread:
         self._thread.start()
-        assert self._up.wait(START_S), "the documents' server did not come up"
+        assert self._up.wait(START_S), f"{SERVER} did not come up"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,8 +117,11 @@ def server() -> Iterator[ServerThread]:
     with pytest.MonkeyPatch.context() as patched:
         # Only a main thread may take signals, and this server is told to stop in another way.
         patched.setattr(Server, "capture_signals", lambda _: contextlib.nullcontext())
+        logs_before = structlog.get_config()
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(io.StringIO()))  # not between what blocks print
         with ServerThread() as running:
             yield running
+        structlog.configure(**logs_before)
 
 
 @contextlib.contextmanager
@@ -148,6 +156,8 @@ def run(block: Block, port: int | None, folder: Path, patched: pytest.MonkeyPatc
         # The document's own lines stand before it as empty ones, so that line numbers are those of the document.
         exec(compile("\n" * block.line + code, str(block.path), "exec", dont_inherit=True), vars(program))  # noqa: S102
     for thread in set(threading.enumerate()) - threads:
+        if thread.name.startswith(SERVER):
+            continue
         thread.join(0.5)
         assert not thread.is_alive(), f"{block} leaves a thread behind: {thread.name}"
 
