@@ -37,10 +37,10 @@ async def under_uvicorn(application: Any) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def under_ours(app: App, store: MemoryStore | None = None) -> AsyncIterator[str]:
+async def under_ours(app: App) -> AsyncIterator[str]:
     """An application as `everstream serve` runs it; yields `127.0.0.1:PORT`."""
     settings = Settings(**QUICK)
-    store = store or MemoryStore()
+    store = MemoryStore()
     node = Node(settings, store, registry_of(settings, store, app.models), app.on_turn)
     await node.start()
     connections = Connections()
