@@ -252,12 +252,24 @@ def _local(program: str, given: Sequence[str]) -> int:
     return Exit.DONE
 
 
+def _bench(program: str, given: Sequence[str]) -> int:
+    description = "Measure how fast models answer: time to the first token, tokens a second, gaps, cost."
+    parser = _Parser(prog=program, usage="MODEL… [FLAGS]", description=description)
+    from everstream import bench
+
+    bench.add_arguments(parser, _parameter)
+    asked = parser.parse_args(given)
+    _log_to_stderr()
+    return bench.main(asked)
+
+
 COMMANDS: Final = {
     "serve": Command(_serve, "run a server"),
     "chat": Command(_chat, "talk to a model through a server, in the terminal"),
     "doctor": Command(_doctor, "check what a server needs, and say what to do"),
     "config": Command(_config, "show the settings in force and where they come from"),
     "local": Command(_local, "a model on this machine, without a key: local install, local status, local remove"),
+    "bench": Command(_bench, "measure how fast models answer"),
     "store": Command(_store, "look at or stop the embedded store: store status, store stop"),
 }
 

@@ -109,6 +109,16 @@ class Engine:
                 pass
         return stream.result
 
+    async def prepare(self, model: str, messages: Messages = "hi", **params: Any) -> None:
+        """Do what would hold up the first request to a model: imports, clients.
+
+        Raises EverstreamError where a request with these parameters would be refused unasked.
+        """
+        request = request_of(model, messages, params, None)
+        provider = (await self._started())[1].get(request.provider)
+        provider.check(request)
+        await provider.prepare()
+
     async def models(self) -> list[ModelInfo]:
         """What the providers of these settings offer.  Any other of their models may be asked for by name."""
         return await (await self._started())[1].models()
