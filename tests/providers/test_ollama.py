@@ -372,6 +372,14 @@ async def test_a_server_that_is_not_there_is_told_with_what_to_do() -> None:
     await provider.aclose()
 
 
+async def test_a_key_that_is_missing_is_told_before_anybody_is_asked(server: WireServer) -> None:
+    endpoint = Endpoint("far", "ollama", server.url, why_not="set FAR_KEY", models=("a",))
+    provider = OllamaProvider(endpoint=endpoint)
+    assert [(model.id, model.why_not) for model in await provider.models()] == [("far/a", "set FAR_KEY")]
+    assert server.requests == []
+    await provider.aclose()
+
+
 async def test_a_server_without_models_is_told_with_what_to_do(server: WireServer, provider: OllamaProvider) -> None:
     server.reply = having()
     [model] = await provider.models()

@@ -33,6 +33,20 @@ def test_segmentation_changes_nothing(values: list[Any], line_end: bytes, cuts: 
     assert read(pieces)[0] == [[value] for value in values]
 
 
+def test_numbers_are_taken_however_they_are_written() -> None:
+    class Counts(msgspec.Struct):
+        made: int | None = None
+        text: str | None = None
+
+    events = JsonEvents(msgspec.json.Decoder(Counts))
+    found = events.feed(b'data: {"made":12.0}\n\ndata: {"made":"12","text":"12"}\ndata: {"text":"null"}\n')
+    assert found == [Counts(12), Counts(12, "12"), Counts(None, "null")]
+    assert events.at_rest
+    assert events.feed(b'data: {"text":12}\n\n') == []
+    assert events.trouble is not None
+    assert "unknown shape" in events.trouble
+
+
 def test_nothing_after_done_is_looked_at() -> None:
     found, events = read([b"data: 1\n\ndata: [DONE]\n\ndata: 2\n\n"])
     assert found == [1]

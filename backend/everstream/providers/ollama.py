@@ -112,7 +112,7 @@ class OllamaProvider(DirectProvider):
             told = msgspec.json.decode(await self._fetch("GET", "/api/tags"), type=_Tags)
         except (ProviderError, msgspec.DecodeError):
             place = re.sub(r"//[^/@]*@", "//", self._base_url)
-            why = f"Ollama does not answer at {place}: start it with `ollama serve`"
+            why = self._endpoint.hindrance or f"Ollama does not answer at {place}: start it with `ollama serve`"
             return [self._info(model, None, why) for model in wanted or (SUGGESTED,)]
         tags = [tag for tag in told.models or () if tag.model or tag.name][:MODELS_LISTED_MAX]
         self._can = {key: can for key, can in self._can.items() if key in {_key(tag) for tag in tags}}

@@ -15,6 +15,10 @@ The rules that real providers teach, and that the standard does not know:
   error as plain JSON under status 200).
 * After `event: error` the data is an error whatever it looks like; it is wrapped as `{"error": …}` if need be.
 * Comments and other fields are liveness, nothing else.
+* A number may be written as `12.0` or as a string, whatever its field is meant to hold (servers behind gateways that
+  know no integers): what does not fit the struct is tried once more with such things allowed.
+
+A line of JSON alone, without `data:`, is an event too, so this also reads answers that are a line of JSON each.
 
 Garbage does not raise: what was decoded before it must reach the reader first.  It is left in `trouble`.
 A carriage return alone does not end a line here, though the standard allows it; no provider does that.
@@ -41,10 +45,12 @@ class JsonEvents(Generic[T]):
     true once `[DONE]` came.  `trouble` says what was wrong with the bytes, or is None.
     """
 
-    __slots__ = ("_broken", "_decode", "_error_event", "_held", "_held_bytes", "done", "trouble")
+    __slots__ = ("_broken", "_decode", "_error_event", "_held", "_held_bytes", "_kind", "_lax", "done", "trouble")
 
     def __init__(self, decoder: msgspec.json.Decoder[T]) -> None:
         self._decode = decoder.decode
+        self._kind: type[T] = decoder.type
+        self._lax: msgspec.json.Decoder[T] | None = None
         self._held: list[bytes] = []  # pieces of a line without its line feed
         self._held_bytes = 0
         self._broken: bytes | None = None  # data that may go on in the next line
@@ -139,11 +145,20 @@ class JsonEvents(Generic[T]):
         try:
             found.append(self._decode(payload))
             self._broken = None
+        except msgspec.ValidationError:
+            self._decode_laxly(payload, found)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self._broken = payload if payload else None
+
+    def _decode_laxly(self, payload: bytes, found: list[T]) -> None:
+        if self._lax is None:
+            self._lax = msgspec.json.Decoder(self._kind, strict=False)
+        try:
+            found.append(self._lax.decode(payload))
+            self._broken = None
         except msgspec.ValidationError as error:
             # Whole JSON of an unknown shape: skipping it could lose text without a word.
             self.trouble = f"an event of an unknown shape ({str(error)[:120]})"
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            self._broken = payload if payload else None
 
 
 def _as_error(payload: bytes) -> bytes:
