@@ -228,6 +228,13 @@ async def test_a_section_over_a_vendor_keeps_what_it_does_not_say(
     assert (got.headers["authorization"], got.headers["x-team"]) == ("Bearer sk-environment", "a")
 
 
+async def test_the_key_of_one_vendor_does_not_go_to_another_under_its_name(server: WireServer) -> None:
+    section = EndpointSettings(preset="mistral", base_url=server.url)
+    given = Settings(endpoints={"openai": section}, openai_api_key="sk-openai", discover=False)
+    got = await sent(registry_of(given), server, asked("openai/m"))
+    assert "sk-openai" not in str(got.headers)
+
+
 async def test_a_preset_may_have_several_names(server: WireServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MISTRAL_API_KEY", "sk-m")
     providers = registry(eu={"preset": "mistral", "base_url": server.url, "api_key": "sk-eu"})

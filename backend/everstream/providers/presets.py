@@ -253,7 +253,7 @@ def endpoints_of(
 
 def sections_of(settings: Settings) -> dict[str, EndpointSettings]:
     """Every endpoint there is, by name: the presets, the settings' own, and what single settings say of the three
-    vendors that have some (a section comes before those)."""
+    vendors that have some (a section comes before those).  What somebody configured comes before what is only known."""
     flat = {
         "openai": EndpointSettings(
             base_url=settings.openai_base_url,
@@ -272,10 +272,9 @@ def sections_of(settings: Settings) -> dict[str, EndpointSettings]:
             continuation=settings.gemini_continuation,
         ),
     }
-    sections = {name: flat.get(name, EndpointSettings()) for name in PRESETS}
+    sections = {name: flat.get(name, EndpointSettings()) for name in (*flat, *settings.endpoints, *PRESETS)}
     for name, section in settings.endpoints.items():
-        said = section.model_dump(exclude_none=True)
-        sections[name] = sections.get(name, EndpointSettings()).model_copy(update={**said, "api_key": section.api_key})
-        if section.api_key is None and name in flat:
-            sections[name] = sections[name].model_copy(update={"api_key": flat[name].api_key})
+        if section.preset not in (None, name):  # it has the name alone in common with what single settings speak of
+            sections[name] = EndpointSettings()
+        sections[name] = sections[name].model_copy(update=section.model_dump(exclude_none=True))
     return sections
