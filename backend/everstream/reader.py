@@ -246,10 +246,15 @@ class Stream:
     async def cancel(self) -> int:
         """Stop the generation.  Returns the fence: no entry after this offset exists or will.
 
-        Raises EverstreamError."""
+        Raises EverstreamError, or ConnectionError (the client was closed before anybody knew)."""
         if self.state.ended:
             return self.state.offset
-        reply = await self._client.call("cancel", stream=self.id)
+        try:
+            reply = await self._client.call("cancel", stream=self.id)
+        except (EverstreamError, ConnectionError):
+            if not self.state.ended:  # the end may come before the reply, and is the fence
+                raise
+            return self.state.offset
         return next((int(s["offset"]) for s in reply["streams"] if s["stream"] == self.id), self.state.offset)
 
     async def unsubscribe(self) -> None:

@@ -176,6 +176,17 @@ async def test_a_closed_client_ends_readers_and_waits_with_an_error(server: Fake
         await stream.result()
 
 
+async def test_a_cancel_whose_reply_is_late_knows_the_fence_from_the_end(server: FakeServer) -> None:
+    server.allowed = 2
+    server.hold["cancel"] = asyncio.Event()
+    async with client_of(server) as client:
+        stream = await client.generate("fake/one", "hi")
+        cancelling = asyncio.create_task(stream.cancel())
+        await until(lambda: stream.state.ended)
+        assert not cancelling.done()
+    assert await cancelling == stream.state.offset == 3
+
+
 # --------------------------------------------------------------------------- positions
 
 
