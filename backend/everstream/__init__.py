@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from everstream.library_result import StreamMetrics as StreamMetrics
     from everstream.library_stream import Stream as Stream
     from everstream.providers.base import ProviderError as ProviderError
+    from everstream.providers.function import Model as Model
     from everstream.providers.function_stream import ModelStream as ModelStream
     from everstream.runtime.turns import Turn as Turn
     from everstream.settings import Settings as Settings
@@ -77,6 +78,7 @@ _PLACES: Final = {
     "library_result": ("Result", "StreamMetrics"),
     "library_stream": ("Stream",),
     "providers.base": ("ProviderError",),
+    "providers.function": ("Model",),
     "providers.function_stream": ("ModelStream",),
     "runtime.turns": ("Turn",),
     "settings": ("Settings",),
