@@ -148,7 +148,7 @@ async def test_a_stopping_application_lets_its_answers_end() -> None:
     async def slow(request: Request, stream: ModelStream) -> AsyncIterator[str]:
         for n in range(1, 51):
             yield f"{n} " if n < 50 else "50"
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.005)  # pause: so that it is stopped in the middle
         ended.append("whole")
 
     async with under_uvicorn(app) as place, client_of(f"ws://{place}/ws") as client:
