@@ -77,7 +77,7 @@ class OllamaFold:
         self.trouble: ProviderError | None = None
         self._name = name
         self._warnings = warnings
-        self._events = JsonEvents(_DECODER)  # which takes a line that begins with a brace for an event
+        self._events = JsonEvents(_DECODER, lines=True)
         self._batch = Batcher()
 
     def feed(self, data: bytes) -> list[ProviderEvent]:

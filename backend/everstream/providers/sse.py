@@ -18,7 +18,8 @@ The rules that real providers teach, and that the standard does not know:
 * A number may be written as `12.0` or as a string, whatever its field is meant to hold (servers behind gateways that
   know no integers): what does not fit the struct is tried once more with such things allowed.
 
-A line of JSON alone, without `data:`, is an event too, so this also reads answers that are a line of JSON each.
+A line of JSON alone, without `data:`, is an event too, so this also reads answers that are a line of JSON each.  With
+`lines` they are to be that, and a line that is neither is garbage: it may have been text.
 
 Garbage does not raise: what was decoded before it must reach the reader first.  It is left in `trouble`.
 A carriage return alone does not end a line here, though the standard allows it; no provider does that.
@@ -45,11 +46,23 @@ class JsonEvents(Generic[T]):
     true once `[DONE]` came.  `trouble` says what was wrong with the bytes, or is None.
     """
 
-    __slots__ = ("_broken", "_decode", "_error_event", "_held", "_held_bytes", "_kind", "_lax", "done", "trouble")
+    __slots__ = (
+        "_broken",
+        "_decode",
+        "_error_event",
+        "_held",
+        "_held_bytes",
+        "_kind",
+        "_lax",
+        "_lines_only",
+        "done",
+        "trouble",
+    )
 
-    def __init__(self, decoder: msgspec.json.Decoder[T]) -> None:
+    def __init__(self, decoder: msgspec.json.Decoder[T], *, lines: bool = False) -> None:
         self._decode = decoder.decode
         self._kind: type[T] = decoder.type
+        self._lines_only = lines
         self._lax: msgspec.json.Decoder[T] | None = None
         self._held: list[bytes] = []  # pieces of a line without its line feed
         self._held_bytes = 0
@@ -132,6 +145,9 @@ class JsonEvents(Generic[T]):
             return
         elif line[:1] == b"{" or (self._broken is not None and not line.startswith(_FIELDS)):
             payload = line
+        elif self._lines_only and line.strip() and not line.startswith(_FIELDS):
+            self.trouble = "a line that is not JSON"
+            return
         else:
             self._error_event = self._error_event or line.replace(b" ", b"") == b"event:error"
             return
