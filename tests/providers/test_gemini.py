@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from tests.providers import wires
 from tests.providers.wire_server import Asked, Reply, WireServer
 from tests.providers.wires import Outcome, drain
@@ -25,9 +26,12 @@ from everstream.core.events import (
     Message,
     Request,
 )
+from everstream.providers.base import Progress
 from everstream.providers.gemini import MODELS, GeminiProvider
 from everstream.providers.gemini_api import GenerateFold
 from everstream.providers.gemini_request import generation
+from everstream.providers.registry import registry_of
+from everstream.settings import Settings
 
 CANCELS = 200
 CLOSE_S = 0.05  # from a cancel to the provider's side of the connection, ninety-nine times in a hundred
@@ -97,6 +101,29 @@ async def test_on_vertex_without_credentials_the_key_is_what_is_missing(
     outcome = await drain(provider, asked())
     assert outcome.error is not None
     assert (outcome.error.code, outcome.error.retryable) == ("provider.auth", False)
+    await provider.aclose()
+
+
+@pytest.mark.parametrize("name", ["../x", "a?b", "a&b", "", "a\nb"])
+async def test_a_name_that_would_lead_elsewhere_is_no_model(
+    name: str, server: WireServer, provider: GeminiProvider
+) -> None:
+    outcome = await drain(provider, asked(name))
+    assert outcome.error is not None
+    assert outcome.error.code == "model.unknown"
+    assert server.requests == []
+
+
+async def test_the_registry_makes_it_as_the_settings_say(server: WireServer) -> None:
+    settings = Settings(
+        gemini_api_key=SecretStr("set"), gemini_base_url=server.url, gemini_background="on", gemini_continuation="none"
+    )
+    provider = registry_of(settings).get("gemini")
+    assert isinstance(provider, GeminiProvider)
+    assert provider.continuation(asked(), Progress("x")) is None
+    await drain(provider, asked())
+    assert server.requests[0].path == "/v1/interactions"
+    assert server.requests[0].headers["x-goog-api-key"] == "set"
     await provider.aclose()
 
 

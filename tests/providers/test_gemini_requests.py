@@ -314,6 +314,7 @@ async def test_an_endpoint_of_ones_own_has_its_headers_and_its_body(server: Wire
     provider = GeminiProvider(endpoint=endpoint)
     outcome = await drain(provider, Request("mine/gemini-2.5-flash", HI, Params(tools=[Tool("t")])))
     got = server.requests[0]
+    assert outcome.warnings == ["tools is not taken by mine and was left out"]
     assert (outcome.text, got.headers["x-team"], got.path.endswith("?alt=sse&q=1")) == ("onetwo", "7", True)
     assert sorted(got.json) == ["contents", "labels"]
     await provider.aclose()

@@ -30,7 +30,7 @@ from everstream.providers.base import ModelInfo, Progress, ProviderError
 from everstream.providers.carry_ladder import Rung
 from everstream.providers.carry_policy import Dialect, Policy
 from everstream.providers.endpoint import Endpoint
-from everstream.providers.gemini_address import Address, Google, make_package, on_vertex
+from everstream.providers.gemini_address import Address, Google, is_about_credentials, make_package, on_vertex
 from everstream.providers.gemini_api import GenerateFold, google_error
 from everstream.providers.gemini_interactions import InteractionsFold, Run
 from everstream.providers.gemini_request import generate_body, generation
@@ -135,7 +135,10 @@ class GeminiProvider(HttpProvider):
         """Import the package and make its client in a thread, for on Vertex AI that looks for credentials."""
         async with self._making:
             if self._client is None and self._endpoint.hindrance is None:
-                self._client = await asyncio.to_thread(self._make_client, self._api_key)
+                client = await asyncio.to_thread(self._make_client, self._api_key)
+                if not self._on_vertex:  # where the address is known beforehand
+                    await client.prepare(self._root)
+                self._client = client
                 await pricing.prepare()
 
     def _make_client(self, api_key: str | None) -> Google:
@@ -145,8 +148,8 @@ class GeminiProvider(HttpProvider):
             said = api_key or _NO_KEY
         try:
             package = make_package(said, None if self._on_vertex else self._root, self._version, vertex=self._on_vertex)
-        except Exception as error:
-            raise self._unsigned(error) from None
+        except Exception as error:  # of the package's, or of whatever it asks for credentials
+            raise self._without_credentials(error) from None
         return Google(package, self._direct_to)
 
     def _direct_to(self, origin: str) -> Direct:
@@ -157,11 +160,8 @@ class GeminiProvider(HttpProvider):
             connect_timeout_s=self._connect_timeout_s,
         )
 
-    def _unsigned(self, error: Exception) -> ProviderError:
-        """What it means that the package wrote no request."""
-        if isinstance(error, ValueError) and not self._on_vertex:
-            return ProviderError("model.unknown", "this is no name of a model")
-        logger.warning("no credentials for Gemini", error=repr(error))
+    def _without_credentials(self, error: Exception) -> ProviderError:
+        logger.warning("no credentials for Gemini", provider=self.name, error=repr(error))
         return ProviderError("provider.auth", f"{self.name} has no credentials ({type(error).__name__})")
 
     # ------------------------------------------------------------------ models
@@ -229,10 +229,9 @@ class GeminiProvider(HttpProvider):
 
     def _ask(self, request: Request) -> Asking:
         if self._dialect(request) == "gemini":
-            body, warnings = generate_body(request, self._signatures.get)
-            model = request.model_name
-            return Asking(lambda: self._open_model(model, body), GenerateFold(self.name, warnings, self._keep))
+            return self._ask_model(request)
         body, warnings = interaction_body(request, agent=_AGENT.search(request.model_name) is not None)
+        warnings += self._endpoint.untaken(body)
         if not self._in_background(request):
             return Asking(lambda: self._open_interaction(request, body), InteractionsFold(self.name, warnings))
         body["background"] = True
@@ -241,8 +240,13 @@ class GeminiProvider(HttpProvider):
         return Asking(lambda: self._open_run(request, body), self._fold_run(run, warnings))
 
     def _ask_begun(self, way: Rung, request: Request, policy: Policy, progress: Progress) -> Asking:
-        body, warnings = generate_body(request, self._signatures.get)  # a last turn of the model's is not finished
-        return Asking(lambda: self._open_model(request.model_name, body), GenerateFold(self.name, warnings, self._keep))
+        return self._ask_model(request)  # a last turn of the model's is one that is not finished
+
+    def _ask_model(self, request: Request) -> Asking:
+        body, warnings = generate_body(request, self._signatures.get)
+        warnings += self._endpoint.untaken(body)
+        model = request.model_name
+        return Asking(lambda: self._open_model(model, body), GenerateFold(self.name, warnings, self._keep))
 
     def _keep(self, call: str, signature: str) -> None:
         if len(signature) <= SIGNATURE_CHARACTERS_MAX:
@@ -267,7 +271,9 @@ class GeminiProvider(HttpProvider):
         try:
             return await client.address(model, version)
         except Exception as error:
-            raise self._unsigned(error) from None
+            if is_about_credentials(error):
+                raise self._without_credentials(error) from None
+            raise ProviderError("model.unknown", f"{self.name} takes no such name for a model") from None
 
     async def _beside_models(self, path: str, model: str) -> Address:
         """The address of something that lies where the models do."""

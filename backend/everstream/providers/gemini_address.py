@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from everstream.providers.http_body import Body
 from everstream.providers.http_direct import Direct
@@ -53,6 +54,12 @@ class Google:
         self._package = package
         self._direct_to = direct_to
         self._direct: Direct | None = None
+
+    async def prepare(self, base_url: str) -> None:
+        """Do what would hold up the first request to that address."""
+        parts = urlsplit(base_url)
+        self._direct = self._direct_to(f"{parts.scheme}://{parts.netloc}")
+        await self._direct.prepare()
 
     async def address(self, model: str, version: str | None) -> Address:
         """Where a model is asked.  Raises what the package raises: where it has no credentials, or knows no such name.
@@ -112,6 +119,11 @@ def make_package(api_key: str | None, base_url: str | None, version: str | None,
         httpx_client=httpx2.Client(transport=Recorder()),
     )
     return genai.Client(vertexai=vertex, api_key=api_key, http_options=options)
+
+
+def is_about_credentials(error: BaseException) -> bool:
+    """Whether it is for the lack of credentials that the package raised this."""
+    return any(kind.__module__.startswith("google.auth") for kind in type(error).__mro__)
 
 
 def on_vertex() -> bool:
