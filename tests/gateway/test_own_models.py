@@ -37,6 +37,7 @@ class Kept:
         self.app.model("talks", thinking=True, tools=True)(self.talks)
         self.app.model("waits")(self.waits)
         self.app.model("breaks", continuation="prefill")(self.breaks)
+        self.app.model("once", continuation="prompted")(self.once)
         self.app.model("repeats", continuation="replay")(self.repeats)
         self.app.model("strays", continuation="replay")(self.strays)
         self.app.model("fails")(self.fails)
@@ -70,6 +71,18 @@ class Kept:
         yield f"{at} "
         stream.checkpoint(at + 1)
         raise ProviderError("provider.connection", "the line broke")
+
+    async def once(self, request: Request, stream: ModelStream) -> AsyncIterator[str]:
+        """Sets a checkpoint in its first run only."""
+        self.calls += 1
+        if stream.resume_from is None:
+            yield "a "
+            stream.checkpoint({"run": self.calls})
+        else:
+            assert stream.resume_from.checkpoint == {"run": 1}
+            yield f"{len(stream.resume_from.text_since)} "
+        if self.calls < 4:
+            raise ProviderError("provider.overloaded", "later", retry_after_ms=1)
 
     async def repeats(self, request: Request, stream: ModelStream) -> AsyncIterator[str]:
         self.calls += 1
@@ -156,6 +169,13 @@ async def test_a_function_that_breaks_off_goes_on_from_its_checkpoints(kept: Kep
     assert (end["reason"], client.streams[stream].text) == ("complete", "0 1 2 ")
     assert [(seam["continuation"], seam["check"]) for seam in seams] == [("prefill", "unverified")] * 3
     assert kept.calls == 4
+
+
+async def test_a_checkpoint_outlives_the_runs_after_it(kept: Kept) -> None:
+    async with under_ours(kept.app) as place, client_of(f"ws://{place}/ws") as client:
+        stream = await client.generate("app/once")
+        end = await client.ended(stream)
+    assert (end["reason"], client.streams[stream].text) == ("complete", "a 0 2 4 ")
 
 
 async def test_a_replay_that_says_the_same_is_exact(kept: Kept) -> None:
