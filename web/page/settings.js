@@ -41,6 +41,7 @@ export class Settings {
       field.addEventListener("change", () => this.#keep());
     }
     this.#select.addEventListener("change", () => {
+      this.#chosen.model = this.model;
       this.#fit();
       this.#keep();
     });
@@ -61,10 +62,13 @@ export class Settings {
     return params;
   }
 
-  /** Offer what the server has.  Keeps the choice where it is still there. */
+  /**
+   * Offer what the server has.  Keeps the choice where it is still there; who chose nothing gets a real model as soon as
+   * one is usable, and keeps that.
+   */
   offer(models) {
     this.#models = models.filter((model) => model.usable);
-    const wanted = this.model || this.#chosen.model;
+    const wanted = this.#chosen.model || (this.model.startsWith(SCRIPTED) ? "" : this.model);
     this.#select.replaceChildren(...this.#models.map(({ id }) => element("option", "", id)));
     this.#select.disabled = this.#models.length === 0;
     if (this.#models.length === 0) this.#select.append(element("option", "", "no model is usable"));
@@ -107,7 +111,7 @@ export class Settings {
   }
 
   #keep() {
-    this.#chosen = { model: this.model };
+    this.#chosen = { model: this.#chosen.model };
     for (const [id, field] of Object.entries(this.#fields)) {
       this.#chosen[id] = field.type === "checkbox" ? field.checked : field.value;
     }

@@ -38,6 +38,7 @@ logger = structlog.get_logger(__name__)
 LOAD_S: Final = 300.0  # a large file from a slow disk
 ASK_S: Final = 30.0
 END_S: Final = 2.0
+LAST_S: Final = 1.0  # from the end of a connection to the end of its process
 WORDS_LINES: Final = 12
 REPLY_BYTES_MAX: Final = 16_777_216
 HEAD_BYTES_MAX: Final = 65_536
@@ -125,7 +126,7 @@ class Child:
         except TimeoutError:
             raise ProviderError("provider.timeout", f"the local model {self.model.name} did not answer") from None
         except (OSError, EOFError, ValueError):
-            raise self._lost() from None
+            raise await self._lost() from None
 
     async def stream(self, path: str, body: dict[str, Any]) -> AsyncGenerator[bytes]:
         """The bytes of its answer as they come.  Closing this ends the connection, and with it the computing."""
@@ -134,7 +135,7 @@ class Child:
                 async for piece in _chunks(reader):
                     yield piece
         except (OSError, EOFError, ValueError):
-            raise self._lost() from None
+            raise await self._lost() from None
 
     async def aclose(self) -> None:
         """End it.  Idempotent; a later question starts it again."""
@@ -219,7 +220,12 @@ class Child:
         if listening is not None:
             await listening
 
-    def _lost(self) -> ProviderError:
+    async def _lost(self) -> ProviderError:
+        """A connection broke, as a rule because the process died: then that is known before anybody asks again."""
+        if self._process is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_S):
+                    await self._process.wait()
         return ProviderError("provider.connection", f"the process of the local model {self.model.name} ended")
 
     # ------------------------------------------------------------------ HTTP
