@@ -20,6 +20,7 @@ from tests.house.tree import ROOT, tracked_texts
 from tests.server import ServerProcess, clean_environment
 from tests.web.browser import chromium_path, launch_options
 
+from everstream import SyncClient
 from everstream.cli import COMMANDS
 from everstream.core.events import DeltaText, Message, Request
 from everstream.providers.scripted import Scripted
@@ -32,10 +33,20 @@ LINES_MAX = 12  # "A client in twelve lines"; an empty line is none
 ANSWERED_WITHIN_S = 60
 
 
-def block(language: str) -> str:
-    """The README's one block in this language."""
-    [code] = [code for named, code in BLOCKS if named == language]
+# What tells the README's blocks of one language apart.
+SIGNS = {"client": "ws://", "function": "@app.model", "library": "iter_stream"}
+
+
+def block(language: str, kind: str = "client") -> str:
+    """The README's one block of this kind in this language."""
+    [code] = [code for named, code in BLOCKS if named == language and SIGNS[kind] in code]
     return str(code)
+
+
+def test_every_program_of_the_readme_is_run_here() -> None:
+    programs = [code for named, code in BLOCKS if named in ("python", "js")]
+    assert all(sum(sign in code for sign in SIGNS.values()) == 1 for code in programs)
+    assert len(programs) == len(SIGNS) + 1  # the client twice
 
 
 def client(language: str, server: ServerProcess) -> str:
@@ -78,6 +89,28 @@ def test_the_python_client_prints_the_whole_answer(tmp_path: Path, server: Serve
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == answer + "\n"
+
+
+def test_the_library_prints_the_whole_answer(tmp_path: Path, answer: str) -> None:
+    program = block("python", "library").replace('"Hello!"', '"Hello!", rate=0')
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=clean_environment({"PYTHONIOENCODING": "utf-8"}),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=ANSWERED_WITHIN_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", answer)
+
+
+def test_the_function_is_a_model_of_a_server(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text(block("python", "function"), encoding="utf-8")
+    with ServerProcess(tmp_path / "data", args=("module:app",)) as server:
+        server.start()
+        with SyncClient(f"ws://127.0.0.1:{server.port}/ws") as client:
+            assert client.generate("app/shout", "hello out there").result().text == "HELLO OUT THERE "
 
 
 @pytest.mark.browser
