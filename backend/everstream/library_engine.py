@@ -14,6 +14,7 @@ next and ends with the loop:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +27,7 @@ from everstream.core.errors import EverstreamError
 from everstream.core.events import Budget, Message, Request
 from everstream.core.protocol import Generate
 from everstream.library_result import Result
-from everstream.library_stream import CancelFlag, OnEvent, Stream, Tap
+from everstream.library_stream import CLOSE_S, CancelFlag, OnEvent, Stream, Tap
 from everstream.providers.base import ModelInfo
 from everstream.providers.function import Function, Model, Models
 from everstream.providers.registry import Registry, registry_of
@@ -146,12 +147,16 @@ class Engine:
             await self._store.close()
         else:
             self._loop_lives.cancel()
+            await _cancel_all(node)
             await node.stop()
 
     async def _started(self) -> tuple[Node, Registry]:
         async with self._opening:
             if self._closed:
                 raise RuntimeError("the engine is closed")
+            loop = asyncio.get_running_loop()
+            if self._loop_lives is not None and self._loop_lives.get_loop() is not loop:
+                raise RuntimeError("the engine was opened in another event loop, and works in that one alone")
             if self._node is None or self._registry is None:
                 _log_as_a_library()
                 settings = self._settings or config.load().settings
@@ -193,6 +198,18 @@ class _Passing(MemoryStore):
 
 def settings_of(given: GivenSettings | None) -> Settings | None:
     return Settings(**given) if isinstance(given, Mapping) else given
+
+
+async def _cancel_all(node: Node) -> None:
+    """Let no reader wait for what will never come: every stream ends with its last event."""
+    node.draining = True
+    running = [feed for feed in node.hub if feed.relay is not None]
+    for feed in running:
+        if feed.relay is not None:
+            feed.relay.cancel()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await asyncio.gather(*(feed.wait_ended() for feed in running))
 
 
 async def _for_ever() -> None:

@@ -381,6 +381,30 @@ async def test_a_closed_engine_says_so(engine: Engine) -> None:
         await engine.run("scripted/count", "hi")
 
 
+async def test_closing_an_engine_ends_what_others_still_read(hand: Hand) -> None:
+    async with Engine(settings=everstream.Settings()) as engine:
+        reading = asyncio.create_task(all_of(engine.stream("hand/x", "hi")))
+        await until(lambda: hand.calls)
+    async with asyncio.timeout(10):
+        events = await reading
+    assert isinstance(events[-1], StreamEnd)
+    assert events[-1].reason == "cancelled"
+    assert hand.calls[0].closed
+
+
+def test_an_engine_works_in_one_loop_alone() -> None:
+    engine = Engine(settings=everstream.Settings())
+
+    async def ask() -> str:
+        return (await engine.run("scripted/count", "hi", tokens=1, **FAST)).text
+
+    with asyncio.Runner() as one, asyncio.Runner() as other:
+        assert one.run(ask()) == "1"
+        with pytest.raises(RuntimeError, match="another event loop"):
+            other.run(ask())
+        one.run(engine.aclose())
+
+
 async def test_settings_of_the_surroundings_are_used(wires: WireServer, monkeypatch: pytest.MonkeyPatch) -> None:
     wires.reply = Reply(CHUNK + DONE)
     monkeypatch.setenv("EVERSTREAM_OPENAI_BASE_URL", wires.url)
