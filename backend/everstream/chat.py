@@ -31,6 +31,7 @@ from everstream.core.errors import EverstreamError
 from everstream.link import LinkState
 from everstream.reader import Stream
 from everstream.reducer import Frame
+from everstream.showing import ENDINGS, Answer, figures
 from everstream.terminal import Lines, Page
 
 TURNS_MAX = 1000  # of the conversation kept; older ones are forgotten
@@ -43,64 +44,6 @@ HELP = """\
 /help         this
 /quit         leave (also Ctrl-C or Ctrl-D)
 Ctrl-C while an answer runs stops it and keeps the part."""
-CARRIED = {
-    "node_lost": "[carried on after a server loss]",
-    "drain": "[carried on by another server]",
-    "provider_lost": "[carried on after the provider broke off]",
-}
-
-ENDINGS = {
-    "failed": "failed",
-    "interrupted": "interrupted; this part is kept",
-    "budget": "the budget is used up",
-    "length": "cut at the limit of tokens",
-    "content_filter": "stopped by the content filter",
-}
-
-
-class Answer:
-    """Shows one stream as it grows: pieces as they come.  A snapshot is compared with what is on the screen."""
-
-    def __init__(self, page: Page) -> None:
-        self._page = page
-        self._shown: list[str] = []
-        self._thinking = False  # is the last thing shown
-
-    def show(self, frame: Frame, stream: Stream) -> None:
-        kind = frame["type"]
-        if kind in ("delta_text", "delta_refusal"):
-            self._say(frame["text"])
-        elif kind == "delta_thinking":
-            self._thinking = True
-            self._page.think(frame["text"])
-        elif kind == "delta_tool_call":
-            if frame.get("name"):
-                self._page.margin()
-                self._page.think(f"[tool call] {frame['name']} ")
-            self._page.think(frame["arguments"])
-        elif kind == "seam" and frame["continuation"] is not None:
-            self._page.dim(f" {CARRIED.get(frame['reason'], '[carried on]')} ")
-            if frame["continuation"] == "restart":
-                self._page.margin()
-                self._shown.clear()
-        elif kind == "snapshot":
-            self._catch_up(stream.state.text or stream.state.refusal)
-
-    def _say(self, text: str) -> None:
-        if self._thinking:
-            self._thinking = False
-            self._page.margin()
-        self._shown.append(text)
-        self._page.say(text)
-
-    def _catch_up(self, now: str) -> None:
-        shown = "".join(self._shown)
-        if now.startswith(shown):
-            self._say(now[len(shown) :])
-        else:
-            self._page.note("[what was shown has changed; the answer as it stands:]")
-            self._shown.clear()
-            self._say(now)
 
 
 class Chat:
@@ -184,6 +127,9 @@ class Chat:
         try:
             await asyncio.wait({asking})
             if not asking.cancelled() and (error := asking.exception()) is not None:
+                if isinstance(error, BrokenPipeError):
+                    await self._stop_for_nobody()
+                    raise error
                 self._fail(error)
             else:
                 self._conclude()
@@ -201,6 +147,12 @@ class Chat:
         self._stream, self.stopped = None, False
         self._asking = asyncio.create_task(self._ask())
         return self._asking
+
+    async def _stop_for_nobody(self) -> None:
+        """Whoever read the answer (`| head`) has seen enough of it, and has gone."""
+        if self._stream is not None:
+            with contextlib.suppress(EverstreamError, ConnectionError):
+                await self._stream.cancel()
 
     def _cancel(self, stream: Stream) -> None:
         """Tell the server, in the background: even if nobody waits for it any more, it shall not go on."""
@@ -284,23 +236,6 @@ def shown_model(model: Frame, current: str) -> str:
     return f"{mark} {model['id']}" + ("" if model.get("usable") else f"  (not usable: {model.get('why_not', '')})")
 
 
-def figures(end: Frame) -> str:
-    """What an answer cost in time and tokens, from its `stream_end`."""
-    metrics, usage = end.get("metrics") or {}, end.get("usage") or {}
-    parts = []
-    if metrics.get("ttft_ms") is not None:
-        parts.append(f"{metrics['ttft_ms'] / 1000:.2f} s to first token")
-    if metrics.get("tokens_per_s") is not None:
-        parts.append(f"{metrics['tokens_per_s']:.1f} tokens/s")
-    if usage:
-        about = "about " if usage.get("source") == "estimated" else ""
-        parts.append(f"{about}{usage['input_tokens']} in, {usage['output_tokens']} out")
-    cost = end.get("cost")
-    if cost:
-        parts.append(f"{cost['total']:.6f} {cost['currency']}")
-    return " · ".join(parts)
-
-
 def choose(models: list[Frame]) -> str | None:
     """The first usable model, a real one before a scripted one."""
     usable = [str(model["id"]) for model in models if model.get("usable")]
@@ -326,7 +261,7 @@ def main(wish: Wish) -> int:
     """Chat until the person leaves.  Returns the exit code.
 
     1 where the server was not to be had, or an answer failed and nobody sits at the terminal; 2 where a file cannot be
-    read or written; 130 where the one answer was interrupted.
+    read or written; 130 where the one answer was interrupted.  Raises BrokenPipeError where nobody reads any more.
     """
     try:
         opening = opening_turn(wish.files, wish.question, sys.stdin.buffer)
@@ -335,6 +270,8 @@ def main(wish: Wish) -> int:
             return asyncio.run(_chat(wish, opening, page))
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        raise
     except Unreadable as error:
         print(f"everstream chat: {error}", file=sys.stderr)
         return 2

@@ -247,7 +247,7 @@ class Stream:
         """Stop the generation.  Returns the fence: no entry after this offset exists or will.
 
         Raises EverstreamError, or ConnectionError (the client was closed before anybody knew)."""
-        if self.state.ended:
+        if self.over:
             return self.state.offset
         try:
             reply = await self._client.call("cancel", stream=self.id)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 from tests.house.fake_server import FakeServer, until
@@ -97,17 +98,26 @@ def _own_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-async def piped(server: FakeServer, given: bytes | Path, *flags: str, **environment: str) -> tuple[int, str, str]:
-    source = given.open("rb") if isinstance(given, Path) else None
-    process = await asyncio.create_subprocess_exec(
+async def started(
+    server: FakeServer, *flags: str, given: IO[bytes] | int = asyncio.subprocess.PIPE, **environment: str
+) -> asyncio.subprocess.Process:
+    """The chat between pipes."""
+    return await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", RUN, "--url", server.url, *flags),
-        stdin=source or asyncio.subprocess.PIPE,
+        stdin=given,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(BACKEND), **environment},
     )
-    if source is not None:
-        source.close()
+
+
+async def piped(server: FakeServer, given: bytes | Path, *flags: str, **environment: str) -> tuple[int, str, str]:
+    """Its exit code, and what it wrote to standard output and standard error."""
+    if isinstance(given, Path):
+        with given.open("rb") as source:
+            process = await started(server, *flags, given=source, **environment)
+    else:
+        process = await started(server, *flags, **environment)
     async with asyncio.timeout(20):
         out, aside = await process.communicate(None if isinstance(given, Path) else given)
     assert process.returncode is not None

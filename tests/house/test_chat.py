@@ -12,7 +12,8 @@ import pytest
 from tests.house.chat_process import chat, piped
 from tests.house.fake_server import FakeServer, answer, end, fake_server, text, until
 
-from everstream.chat import choose, figures
+from everstream.chat import choose
+from everstream.showing import figures
 from everstream.terminal import LINES_WAITING_MAX, Lines
 
 

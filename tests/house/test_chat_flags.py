@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.house.chat_process import chat, piped
+from tests.house.chat_process import chat, piped, started
 from tests.house.fake_server import FakeServer, answer, end, fake_server, text, until
 
 from everstream.attachment import FILE_BYTES_MAX, Unreadable, opening_turn, text_of
@@ -71,6 +71,21 @@ async def test_an_interrupted_question_stops_the_answer_and_leaves(server: FakeS
         terminal.type("\x03")
         assert await terminal.left() == 130
     assert server.streams["r_1"].entries[-1]["reason"] == "cancelled"
+
+
+async def test_an_answer_that_nobody_reads_any_more_is_stopped_without_a_word(server: FakeServer) -> None:
+    server.allowed = 2
+    process = await started(server, "why?")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert await process.stdout.read(3) == b"one"
+    process.stdout._transport.close()  # type: ignore[attr-defined]  # as `head` leaves
+    server.streams["r_1"].allow(3)
+    async with asyncio.timeout(20):
+        await process.wait()
+        aside = await process.stderr.read()
+    assert (process.returncode, aside) == (0, b"")
+    assert server.said("cancel")
 
 
 # --------------------------------------------------------------------------- files
