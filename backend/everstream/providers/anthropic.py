@@ -123,7 +123,7 @@ class AnthropicProvider(HttpProvider):
             http_client=sdk.DefaultAioHttpClient(
                 limits=make_limits(self._max_connections),
                 event_hooks={"response": [tell_of_long_waits]},
-                trust_env=not self._endpoint.on_this_machine,
+                trust_env=self._endpoint.trusts_environment,
             ),
             default_headers=own_headers(
                 self._endpoint,

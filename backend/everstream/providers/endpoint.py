@@ -60,6 +60,11 @@ class Endpoint:
         return host in ("localhost", "::1") or host.startswith("127.")
 
     @property
+    def trusts_environment(self) -> bool:
+        """Whether a vendor's package may look there for a proxy; and for whom to trust, which only TLS asks."""
+        return not self.on_this_machine or self.base_url.startswith("https:")
+
+    @property
     def hindrance(self) -> str | None:
         """What is missing before it can be asked; None: nothing."""
         return self.why_not if not self.base_url or (self.needs_key and not self.api_key) else None

@@ -268,7 +268,7 @@ class OpenAIProvider(HttpProvider):
             http_client=sdk.DefaultAioHttpClient(
                 limits=make_limits(self._max_connections),
                 event_hooks=hooks,
-                trust_env=not self._endpoint.on_this_machine,
+                trust_env=self._endpoint.trusts_environment,
             ),
         )
 
