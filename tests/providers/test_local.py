@@ -9,6 +9,7 @@ import pytest
 from everstream.core.events import DeltaText, ImagePart, Mark, Message, Params, Request, Tool
 from everstream.providers import local
 from everstream.providers.base import Progress, ProviderError
+from everstream.providers.carry_tokens import Way
 from everstream.providers.local import LocalProvider, _Asked, _Piece, _Tokens
 from everstream.providers.local_models import HOW
 
@@ -98,7 +99,8 @@ def tokens_of(apart: list[int], *, tells: bool = True) -> _Tokens:
     async def taken_apart(_: str) -> list[int]:
         return apart
 
-    return _Tokens(_Asked([1, 2], tells=tells, head=HEAD), taken_apart)
+    asked = _Asked([1, 2], Way(Request("local/smollm2", HELLO)), HEAD if tells else None)
+    return _Tokens(asked, taken_apart)
 
 
 async def say(tokens: _Tokens, *pieces: tuple[str, list[int], int]) -> list[object]:

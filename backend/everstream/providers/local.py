@@ -39,10 +39,9 @@ from everstream.core.events import (
     Usage,
 )
 from everstream.providers.base import Batch, ModelInfo, Progress, ProviderError, ProviderEvent
-from everstream.providers.carry_join import Afresh, Continued, Join, nothing
 from everstream.providers.carry_ladder import tokens_head
-from everstream.providers.carry_request import begun, stops_of, tells_tokens
-from everstream.providers.chat_completions import PROMPT_ENDS
+from everstream.providers.carry_request import stops_of
+from everstream.providers.carry_tokens import Way, continued, way_of
 from everstream.providers.chat_request import chat_body
 from everstream.providers.http_errors import cut_off, garbage, stream_error
 from everstream.providers.local_child import Child, Shape
@@ -76,15 +75,13 @@ class _Piece(msgspec.Struct, gc=False):
 _DECODER = msgspec.json.Decoder(_Piece)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request that the model can be given.  `head` goes before the first ids that are told of the answer."""
+    """A request that the model can be given.  `head` goes before the first ids told of its answer; None: none are."""
 
     prompt: list[int]
-    join: Join | None = None
-    tells: bool = False
-    head: tuple[int, ...] = ()
-    made: int = 0  # tokens of the answer that the prompt holds
+    way: Way
+    head: tuple[int, ...] | None
 
 
 class LocalProvider:
@@ -132,9 +129,7 @@ class LocalProvider:
             self.check(request)
         except ProviderError:
             return None
-        if progress.tool_calls or progress.refusal:
-            return None
-        return "prefill" if progress.text.strip() else "restart"
+        return continued(progress)
 
     async def generate(self, request: Request, progress: Progress | None = None) -> AsyncGenerator[Batch]:
         """Ask, and yield batches as they come.  Contract: `base.Provider.generate`."""
@@ -145,13 +140,13 @@ class LocalProvider:
         with child.used():
             await child.ready()
             asked = await self._asked(child, request, progress)
-            join = asked.join
+            join = asked.way.join
             headers = HeadersReceived(at=time.time_ns() // 1_000_000)
             yield join.take((headers,)) if join is not None else (headers,)
             async with child.place() as place:
                 while not (await asyncio.wait((place,), timeout=ALIVE_S))[0]:
                     yield ()
-                async with aclosing(self._answer(child, request, asked)) as batches:
+                async with aclosing(self._answer(child, asked)) as batches:
                     async for batch in batches:
                         yield join.take(batch) if join is not None else batch
                         if join is not None and join.over:
@@ -195,32 +190,27 @@ class LocalProvider:
     async def _asked(self, child: Child, request: Request, progress: Progress | None) -> _Asked:
         """The request in the model's tokens.  Raises ProviderError `provider.invalid` where it is too long."""
         head = _head_of(child.model)
-        tells = tells_tokens(request)
-        join: Join | None = None
-        ids = progress.tokens if progress is not None else None
-        if progress is not None and progress.text.strip():
-            if ids and ids[0] == head and PROMPT_ENDS in ids:
-                made = len(ids) - ids.index(PROMPT_ENDS) - 1
-                asked = _Asked(
-                    [i for i in ids if i >= 0], Continued("prefill", progress.text, nothing), tells, (), made
-                )
-                return _fitting(asked, child)
-            request, _, white = begun(request, progress)
-            join = Continued("prefill", progress.text, nothing, white=white, stops=stops_of(request))
-            tells = False  # those of the beginning are not known
-        elif progress is not None:
-            join = Afresh()
-        body, _ = chat_body(request, official=False)
-        worded = await child.ask(
-            "/apply-template", {"messages": body["messages"], "chat_template_kwargs": _NO_THINKING}
-        )
-        cut = {"content": worded["prompt"], "add_special": True, "parse_special": True}
-        prompt = (await child.ask("/tokenize", cut))["tokens"]
-        return _fitting(_Asked(prompt, join, tells, (head, *prompt, PROMPT_ENDS)), child)
+        way = way_of(request, progress, head)
+        prompt = list(way.prompt or ()) or await self._worded(child, way.request)
+        if len(prompt) >= child.context_tokens:
+            raise ProviderError(
+                "provider.invalid",
+                f"the conversation is {len(prompt)} tokens long, and local/{child.model.name} sees"
+                f" {child.context_tokens} at a time (local_context_tokens)",
+            )
+        return _Asked(prompt, way, way.head_of(prompt, head))
 
-    async def _answer(self, child: Child, request: Request, asked: _Asked) -> AsyncGenerator[Batch]:
+    async def _worded(self, child: Child, request: Request) -> list[int]:
+        """The conversation in the words of the model's template, as ids."""
+        body, _ = chat_body(request, official=False)
+        asked = {"messages": body["messages"], "chat_template_kwargs": _NO_THINKING}
+        words = (await child.ask("/apply-template", asked))["prompt"]
+        cut = {"content": words, "add_special": True, "parse_special": True}
+        return list((await child.ask("/tokenize", cut))["tokens"])
+
+    async def _answer(self, child: Child, asked: _Asked) -> AsyncGenerator[Batch]:
         tokens = _Tokens(asked, lambda text: self._taken_apart(child, text))
-        body = _body(request, asked)
+        body = _body(asked)
         if body["n_predict"] == 0:  # it was all said; only the end was lost
             yield (Finish("length", Usage(len(asked.prompt), 0, len(asked.prompt), "provider")),)
             return
@@ -262,7 +252,7 @@ class _Tokens:
 
     def __init__(self, asked: _Asked, taken_apart: Any) -> None:
         self._taken_apart = taken_apart
-        self._ids: list[int] | None = list(asked.head) if asked.tells else None  # of what is not given out yet
+        self._ids: list[int] | None = None if asked.head is None else list(asked.head)  # of what is not given out yet
         self._behind: list[int] = []  # of tokens without a text of their own, so far
         self._text = ""
         self._predicted = 0
@@ -302,18 +292,9 @@ def _head_of(model: LocalModel) -> int:
     return tokens_head(f"local/{model.name} {model.size_bytes}")
 
 
-def _fitting(asked: _Asked, child: Child) -> _Asked:
-    if len(asked.prompt) >= child.context_tokens:
-        raise ProviderError(
-            "provider.invalid",
-            f"the conversation is {len(asked.prompt)} tokens long, and local/{child.model.name} sees"
-            f" {child.context_tokens} at a time (local_context_tokens)",
-        )
-    return asked
-
-
-def _body(request: Request, asked: _Asked) -> dict[str, Any]:
+def _body(asked: _Asked) -> dict[str, Any]:
     """What the request says about drawing tokens, in the server's words.  Without a bound the context is one."""
+    request = asked.way.request
     params = request.params
     body: dict[str, Any] = dict(request.extra)
     for key in ("temperature", "top_p", "seed"):
@@ -321,7 +302,7 @@ def _body(request: Request, asked: _Asked) -> dict[str, Any]:
         if value is not None:
             body[key] = value
     body["stop"] = stops_of(request)
-    body["n_predict"] = -1 if params.max_tokens is None else max(params.max_tokens - asked.made, 0)
+    body["n_predict"] = -1 if params.max_tokens is None else max(params.max_tokens - asked.way.made, 0)
     body |= {"prompt": asked.prompt, "stream": True, "return_tokens": True, "return_progress": True, "n_probs": 0}
     return body | {"cache_prompt": True}
 
