@@ -254,8 +254,24 @@ async def test_an_on_turn_that_fails_holds_nobody_up(plain: bool, capsys: pytest
     async with under_ours(app) as place, client_of(f"ws://{place}/ws") as client:
         for _ in range(2):
             assert (await client.ended(await client.generate("app/says")))["reason"] == "complete"
-    assert told == ["a word"] * 2, "what was being told when the server stopped got its time"
+    assert told == ["a word"] * 2
     assert "".join(capsys.readouterr()).count("] on_turn failed") == 2
+
+
+async def test_what_is_being_told_when_the_server_stops_gets_its_time() -> None:
+    told: list[str] = []
+    let_go = asyncio.Event()
+
+    async def slow(turn: Turn) -> None:
+        await let_go.wait()
+        await asyncio.sleep(0.05)  # pause: longer than a stop without it would take
+        told.append(turn.text)
+
+    app = App(QUICK, {"says": lambda request, stream: "a word"}, on_turn=slow)
+    async with under_ours(app) as place, client_of(f"ws://{place}/ws") as client:
+        await client.ended(await client.generate("app/says"))
+        asyncio.get_running_loop().call_later(0.2, let_go.set)
+    assert told == ["a word"]
 
 
 async def test_an_on_turn_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,7 @@ async def test_a_checkpoint_is_plain_and_small() -> None:
 
 # --------------------------------------------------------------------------- replays
 
+CALL_ID = "call_mine"
 ANSWER = "The answer has many words, and each comes in pieces of its own. " * 20
 
 
@@ -141,7 +142,7 @@ def pieces(seed: int) -> Callable[..., AsyncIterator[Any]]:
             at += step
             if draw.random() < 0.5:
                 await asyncio.sleep(0)
-        stream.tool_call("look", {"n": 1})
+        stream.tool_call("look", {"n": 1}, CALL_ID)
 
     return said
 
@@ -164,8 +165,8 @@ async def test_a_replay_shows_what_is_not_shown_whatever_the_pieces() -> None:
         Progress(ANSWER, "something else"),
         Progress(ANSWER + "and more", "hm, hm"),
         Progress(ANSWER, "hm, hm", (ToolCall("c1", "look", '{"n": 1}'),)),
-        Progress(ANSWER, "hm, hm", (ToolCall("", "listen", '{"n": 1}'),)),
-        Progress(ANSWER, "hm, hm", (ToolCall("", "look", '{"n": 2}'),)),
+        Progress(ANSWER, "hm, hm", (ToolCall(CALL_ID, "listen", '{"n": 1}'),)),
+        Progress(ANSWER, "hm, hm", (ToolCall(CALL_ID, "look", '{"n": 2}'),)),
         Progress(ANSWER, "hm, hm", refusal="no"),
     ],
     ids=["text", "thinking", "shorter", "id", "tool", "arguments", "refusal"],
@@ -183,3 +184,9 @@ async def test_a_replay_that_has_nothing_to_add_is_whole() -> None:
     taken = await pour(words, Progress("one two three"), continuation="replay")
     assert taken.content == []
     assert taken.events[1:] == [Resumed("exact", "verified"), Finish("stop")]
+
+
+async def test_a_replay_knows_a_tool_call_that_is_shown_in_part() -> None:
+    shown = Progress(ANSWER, "hm, hm", (ToolCall(CALL_ID, "look", '{"n"'),))
+    taken = await pour(pieces(1), shown, continuation="replay")
+    assert taken.content == [DeltaToolCall(0, ": 1}")]
