@@ -32,6 +32,7 @@ from everstream.config import NAMES, ConfigError, Source, env_of, load
 from everstream.display import mask_url
 from everstream.providers.discovery import USUAL, Discovery
 from everstream.providers.endpoint import Endpoint
+from everstream.providers.local_models import HOW, folder_of, has_engine, models_in
 from everstream.providers.presets import endpoints_of
 from everstream.settings import Settings
 from everstream.store import embedded
@@ -306,13 +307,20 @@ async def check_providers(settings: Settings) -> Finding:
     found = await looked_for.found()
     lines = [", ".join([_usable(endpoint) for endpoint in usable.values()] or ["none has a key"])]
     here = [f"{place.name} ({place.base_url})" for place in USUAL if place.name in found]
-    looked = ", ".join(here) or "no server of models found" if settings.discover else "not looked for"
-    lines.append(f"on this machine: {looked}")
-    waiting = [f"{name}: {told.hindrance}" for name, told in endpoints.items() if name not in usable and told.hindrance]
+    files = models_in(folder_of(settings.data_dir)) if has_engine() else ()
+    here += [f"local/{name}" for name in files]
+    nothing = "no server of models found" if settings.discover else "servers of models are not looked for"
+    lines.append(f"on this machine: {', '.join(here) or nothing}")
+    waiting = [] if files else [f"local: {HOW}"]
+    waiting += [
+        f"{name}: {told.hindrance}" for name, told in endpoints.items() if name not in usable and told.hindrance
+    ]
     lines += [f"not usable: {'; '.join(waiting[at : at + 3])}" for at in range(0, len(waiting), 3)]
     if usable or here:
         return Finding("providers", Verdict.OK, "\n".join(lines))
-    advice = "Set the variable of a service, or start a server of models here. Until then scripted models answer."
+    advice = (
+        "Set the variable of a service, start a server of models here, or install a local one; scripted ones answer."
+    )
     return Finding("providers", Verdict.WARNING, "\n".join(lines), advice)
 
 

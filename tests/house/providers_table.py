@@ -26,8 +26,8 @@ OTHERS = {
             "as declared: `exact` to none", "[own models](own-models.md)", "unknown"),
     "local": ("a small model that comes along", "no", "no", "no", "reported",
               "`prefill`, by token ids", "`everstream local install`", "unknown"),
-    "huggingface": ("Transformers in this process", "by model", "no", "no", "reported",
-                    "`prefill`", "`huggingface_models`", "unknown"),
+    "huggingface": ("Transformers in this process", "no", "no", "no", "reported",
+                    "`prefill`, by token ids", "`huggingface_models`", "unknown"),
     "scripted": ("for trials and tests", "yes", "yes", "no", "reported", "`exact`", "nothing", "unknown"),
 }  # fmt: skip
 

@@ -272,14 +272,21 @@ async def test_one_key_is_enough(variable: str, said: str, monkeypatch: pytest.M
 
 async def test_every_service_that_wants_something_says_what() -> None:
     found = (await named("providers")).found
-    assert found.startswith(
-        "none has a key\non this machine: no server of models found\nnot usable: openai: set OPENAI"
-    )
+    assert found.startswith("none has a key\non this machine: no server of models found\nnot usable: local: run")
     assert all(
         f"{name}: set {row.key_envs[0]}" in found for name, row in PRESETS.items() if row.key_envs[:1] and row.base_url
     )
     assert "azure: set AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_API_KEY" in found
-    assert "on this machine: not looked for" in (await named("providers", discover="false")).found
+    assert "on this machine: servers of models are not looked for" in (await named("providers", discover="false")).found
+
+
+async def test_a_local_model_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "has_engine", lambda: True)
+    (tmp_path / "data" / "models").mkdir(parents=True)
+    (tmp_path / "data" / "models" / "tiny.gguf").write_bytes(b"")
+    finding = await named("providers")
+    assert (finding.verdict, "on this machine: local/tiny" in finding.found) == (Verdict.OK, True)
+    assert "local: run" not in finding.found
 
 
 async def test_a_server_of_this_machine_is_found_and_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
