@@ -22,7 +22,7 @@ _OTHER_KINDS = re.compile(
     r"|prompt-guard|llama-guard|safeguard|video|realtime|-audio|speech",
     re.IGNORECASE,
 )
-_CHATTING_TYPES = ("chat", "language", "llm", "vlm", "model", "text-generation", "text", "base")
+_OTHER_TYPES = re.compile(r"embed|image|audio|video|rerank|moderation|transcri|speech|tts", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def _chats(row: Any) -> bool:
         return "text" in makes
     kind = row.get("type")
     if isinstance(kind, str):
-        return kind.lower() in _CHATTING_TYPES
+        return _OTHER_TYPES.search(kind) is None
     return _OTHER_KINDS.search(row["id"]) is None
 
 
