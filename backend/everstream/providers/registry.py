@@ -22,6 +22,7 @@ from everstream.providers.discovery import USUAL, Discovery, Usual
 from everstream.providers.endpoint import Api, Endpoint
 from everstream.providers.function import PROVIDER, FunctionProvider, Model
 from everstream.providers.gemini import GeminiProvider
+from everstream.providers.huggingface import HuggingFaceProvider
 from everstream.providers.local import LocalProvider
 from everstream.providers.local_child import Shape
 from everstream.providers.ollama import OllamaProvider
@@ -113,6 +114,7 @@ def registry_of(
     """
     endpoints = endpoints_of(settings, os.environ, {place.name: place.base_url for place in places})
     makers: dict[str, Maker] = {name: _maker(endpoint, settings, memory) for name, endpoint in endpoints.items()}
+    makers["huggingface"] = lambda: HuggingFaceProvider(settings.huggingface_models)
     makers["local"] = lambda: LocalProvider(settings.data_dir, _shape(settings))
     makers["scripted"] = Scripted
     if models is not None:  # first, as what this server was written for
