@@ -283,17 +283,18 @@ def test_a_call_in_pieces_is_told_in_pieces_that_make_json() -> None:
         chunk({"functionCall": {}}),
         chunk({"functionCall": {"name": "g", "args": {"x": 1}}}, finish="STOP"),
     ]
-    events = [event for one in said for event in fold.feed(one) if isinstance(event, DeltaToolCall)]
-    assert [event.arguments for event in events if event.index == 0] == [
-        "",
-        '{"a":"say \\"',
-        'hi\\"',
-        '","b":[{"c":1',
-        '},{"d e":true',
-        '}],"f":null',
-        "}",
+    told = [[event for event in fold.feed(one) if isinstance(event, DeltaToolCall)] for one in said]
+    assert [[event.arguments for event in batch] for batch in told] == [
+        [""],
+        ['{"a":"say \\"'],
+        ['hi\\"'],
+        ['","b":[{"c":1'],
+        ['},{"d e":true'],
+        ['}],"f":null'],
+        ["}"],
+        ['{"x":1}'],
     ]
-    assert [(event.name, event.arguments) for event in events if event.index == 1] == [("g", '{"x":1}')]
+    assert [(batch[0].index, batch[0].name) for batch in (told[0], told[-1])] == [(0, "f"), (1, "g")]
 
 
 def test_a_call_that_the_end_cuts_is_closed() -> None:

@@ -235,6 +235,7 @@ def tool_run() -> Wire:
         {"event_type": "step.delta", "index": 1, "delta": {"type": "arguments_delta", "arguments": '"Rome"}'}},
         {"event_type": "step.stop", "index": 1},
         {"event_type": "step.start", "index": 2, "step": whole},
+        {"event_type": "step.delta", "index": 2, "delta": {"type": "arguments_delta", "arguments": '{"s":3}'}},
         {"event_type": "step.stop", "index": 2},
         {"event_type": "step.start", "index": 3, "step": {**start, "id": "c3"}},
         {"event_type": "step.stop", "index": 3},
@@ -457,9 +458,10 @@ async def test_a_run_that_failed_is_not_read_again(
     event: dict[str, Any], code: str, server: WireServer, runner: GeminiProvider
 ) -> None:
     server.reply = Reply(b"data: " + json.dumps(event).encode() + b"\n\n")
-    shown = Progress("x", cursor={"interaction": "v1_1", "after": "e"})
+    shown = Progress("x", cursor={"interaction": "v1_/1", "after": "e"})
     assert runner.continuation(asked(), shown) == "exact"
     outcome = await drain(runner, asked(), None, shown)
+    assert server.requests[0].path.startswith("/v1/interactions/v1_%2F1?")
     assert outcome.error is not None
     assert outcome.error.code == code
     assert runner.continuation(asked(), shown) == "prompted"

@@ -236,7 +236,6 @@ class _Turns:
 
     def _calls(self, message: Message) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []
-        signed = False
         for call in message.tool_calls or ():
             self._names[call.call_id] = call.name
             told: dict[str, Any] = {"name": call.name, "args": object_of(call.arguments, "arguments")}
@@ -244,11 +243,10 @@ class _Turns:
                 told["id"] = call.call_id
             part: dict[str, Any] = {"functionCall": told}
             signature = self._signature_of(call.call_id)
-            if signature is None and self._with_ids and not signed and not calls:
+            if signature is None and self._with_ids and not calls:
                 signature = SIGNATURE_LOST  # the first call of a turn has to have one
             if signature is not None:
                 part["thoughtSignature"] = signature
-                signed = True
             calls.append(part)
         return calls
 
