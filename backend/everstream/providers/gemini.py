@@ -25,7 +25,7 @@ import msgspec
 import structlog
 
 from everstream.core.events import Continuation, Request
-from everstream.providers import pricing
+from everstream.providers import packages, pricing
 from everstream.providers.base import ModelInfo, Progress, ProviderError
 from everstream.providers.carry_ladder import Rung
 from everstream.providers.carry_policy import Dialect, Policy
@@ -135,6 +135,7 @@ class GeminiProvider(HttpProvider):
         """Import the package and make its client in a thread, for on Vertex AI that looks for credentials."""
         async with self._making:
             if self._client is None and self._endpoint.hindrance is None:
+                await packages.load("google.genai")
                 client = await asyncio.to_thread(self._make_client, self._api_key)
                 if not self._on_vertex:  # where the address is known beforehand
                     await client.prepare(self._root)

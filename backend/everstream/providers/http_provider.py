@@ -10,11 +10,10 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, ClassVar
 
 from everstream.core.events import Continuation, Request
-from everstream.providers import pricing
+from everstream.providers import packages, pricing
 from everstream.providers.base import Batch, Memory, Progress, ProviderError, Sink
 from everstream.providers.carry_join import Afresh, Astray, Continued, Join, Reattached, echo_of, nothing, repetition_of
 from everstream.providers.carry_known import Finding, Known, applied, ask_whether_it_writes_on, probe
@@ -125,10 +124,11 @@ class HttpProvider(ABC):
 
     async def prepare(self) -> None:
         """Import the package in a thread, make the client, load the prices.  Nothing where there is no key."""
-        if self._client is None and self._endpoint.hindrance is None:
-            await asyncio.to_thread(import_module, self.package)
-            self._connect()
-            await pricing.prepare()
+        if self._endpoint.hindrance is None:
+            await packages.load(self.package)
+            if self._client is None:
+                self._connect()
+                await pricing.prepare()
 
     def check(self, request: Request) -> None:
         """Raises ProviderError `provider.auth` where there is no key."""

@@ -97,9 +97,10 @@ class Committer:
     async def stop(self, timeout_s: float) -> None:
         """Commit what is left, for at most `timeout_s`, and stop."""
         self._wake.set()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
+        if self._task is not None and not self._task.done():  # or there is nobody left to commit anything
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._idle.wait()
         if self._task is not None:
             await end([self._task])
         if self._patience is not None:
