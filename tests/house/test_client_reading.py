@@ -54,7 +54,7 @@ async def pieces(stream: Stream, most: int | None = None) -> list[str]:
 
 
 async def test_a_question_may_be_a_text_and_parameters_may_be_keywords(server: FakeServer) -> None:
-    async with client_of(server) as client:
+    async with asyncio.timeout(30), client_of(server) as client:
         budget = {"output_tokens": 9}
         await client.generate("fake/one", "hi", params={"seed": 1}, temperature=0.2, budget=budget, request_id="q")
         await client.generate(model="fake/one", messages=[{"role": "user", "content": "ho"}])
@@ -74,7 +74,7 @@ async def test_a_ping_is_answered_and_timed(gateway: Gateway) -> None:
 
 
 async def test_text_comes_piece_by_piece_and_joined_it_is_the_result(server: FakeServer) -> None:
-    async with client_of(server) as client:
+    async with asyncio.timeout(30), client_of(server) as client:
         stream = await client.generate("fake/one", "hi")
         assert await pieces(stream) == ["one", " two", " three"]
         assert (await stream.result()).text == "one two three"
@@ -84,7 +84,7 @@ async def test_a_result_says_all_that_there_is_of_an_answer(server: FakeServer) 
     call = {"type": "delta_tool_call", "index": 0, "call_id": "c", "name": "f", "arguments": "{}"}
     thinking = {"type": "delta_thinking", "text": "hm"}
     server.script = lambda _: [thinking, text("yes"), call, {"type": "delta_refusal", "text": "no"}, end()]
-    async with client_of(server) as client:
+    async with asyncio.timeout(30), client_of(server) as client:
         result = await (await client.generate("fake/one", "hi")).result()
     assert (result.text, result.thinking, result.refusal) == ("yes", "hm", "no")
     assert result.tool_calls == [{"index": 0, "call_id": "c", "name": "f", "arguments": "{}"}]
@@ -96,7 +96,7 @@ async def test_a_result_says_all_that_there_is_of_an_answer(server: FakeServer) 
 async def test_an_answer_that_failed_is_a_result_with_its_part_and_its_error(server: FakeServer) -> None:
     fault = {"code": "provider.overloaded", "message": "too busy", "retryable": True, "retry_after_ms": 5}
     server.script = lambda _: [text("part"), end("failed", fault)]
-    async with client_of(server) as client:
+    async with asyncio.timeout(30), client_of(server) as client:
         result = await (await client.generate("fake/one", "hi")).result()
     assert (result.text, result.partial, result.reason) == ("part", True, "failed")
     assert isinstance(result.error, EverstreamError)
@@ -118,7 +118,7 @@ async def test_a_slow_reader_of_text_gets_the_rest_at_once(server: FakeServer) -
     words = [f"{n} " for n in range(3 * FRAMES_WAITING_MAX)]
     server.script = lambda _: answer(*words)
     server.allowed = 3
-    async with client_of(server) as client:
+    async with asyncio.timeout(30), client_of(server) as client:
         stream = await client.generate("fake/one", "hi")
         assert await pieces(stream, 2) == words[:2]
         server.streams[stream.id].allow()
@@ -129,7 +129,7 @@ async def test_a_slow_reader_of_text_gets_the_rest_at_once(server: FakeServer) -
 async def test_text_that_is_withdrawn_is_told_and_reading_goes_on(server: FakeServer) -> None:
     restart = {**SEAM, "continuation": "restart"}
     server.script = lambda _: [text("bad"), restart, text("go"), text("od"), end()]
-    async with client_of(server) as client:
+    async with asyncio.timeout(30), client_of(server) as client:
         stream = await client.generate("fake/one", "hi")
         with pytest.raises(TextWithdrawn) as caught:
             await pieces(stream)
@@ -141,7 +141,7 @@ async def test_text_that_is_withdrawn_is_told_and_reading_goes_on(server: FakeSe
 async def test_a_snapshot_that_says_otherwise_withdraws_and_one_that_says_more_goes_on(server: FakeServer) -> None:
     server.allowed = 2
     whole = {"thinking": "", "tool_calls": [], "status": "open", "end": None}
-    async with client_of(server) as client:
+    async with asyncio.timeout(30), client_of(server) as client:
         stream = await client.generate("fake/one", "hi")
         assert await pieces(stream, 1) == ["one"]
         at: Frame = {"type": "snapshot", "stream": stream.id, **whole}
@@ -156,7 +156,7 @@ async def test_a_snapshot_that_says_otherwise_withdraws_and_one_that_says_more_g
 
 async def test_a_stream_that_is_left_ends_its_reader_and_has_no_result(server: FakeServer) -> None:
     server.allowed = 2
-    async with client_of(server) as client:
+    async with asyncio.timeout(30), client_of(server) as client:
         stream = await client.generate("fake/one", "hi")
         await until(lambda: stream.state.offset == 2)
         await stream.unsubscribe()
@@ -167,7 +167,7 @@ async def test_a_stream_that_is_left_ends_its_reader_and_has_no_result(server: F
 
 async def test_a_closed_client_ends_readers_and_waits_with_an_error(server: FakeServer) -> None:
     server.allowed = 2
-    async with client_of(server) as client:
+    async with asyncio.timeout(30), client_of(server) as client:
         stream = await client.generate("fake/one", "hi")
         await until(lambda: stream.state.offset == 2)
     with pytest.raises(ConnectionError):
@@ -179,7 +179,7 @@ async def test_a_closed_client_ends_readers_and_waits_with_an_error(server: Fake
 async def test_a_cancel_whose_reply_is_late_knows_the_fence_from_the_end(server: FakeServer) -> None:
     server.allowed = 2
     server.hold["cancel"] = asyncio.Event()
-    async with client_of(server) as client:
+    async with asyncio.timeout(30), client_of(server) as client:
         stream = await client.generate("fake/one", "hi")
         cancelling = asyncio.create_task(stream.cancel())
         await until(lambda: stream.state.ended)
@@ -200,12 +200,37 @@ def test_a_position_is_a_text_and_back() -> None:
 
 
 async def test_a_position_is_the_readers_and_not_that_of_what_has_come(server: FakeServer) -> None:
-    async with client_of(server) as client:
+    async with asyncio.timeout(30), client_of(server) as client:
         stream = await client.generate("fake/one", "hi")
         await until(lambda: stream.state.ended)
         assert stream.position == Position(stream.id)
         assert await pieces(stream, 2) == ["one", " two"]
         assert stream.position == Position(stream.id, 7, 3, len("one two"))
+
+
+async def test_a_position_keeps_the_epoch_that_it_was_read_in(server: FakeServer) -> None:
+    """What was given belongs to the history of then, whatever has come since and not been given."""
+    server.allowed = 2
+    async with asyncio.timeout(30), client_of(server) as client:
+        stream = await client.generate("fake/one", "hi")
+        await until(lambda: stream.state.offset == 2)
+        whole = {"thinking": "", "tool_calls": [], "status": "open", "end": None, "text": "other"}
+        await server.send_all({"type": "snapshot", "stream": stream.id, "epoch": 9, "upto": 2, **whole})
+        await until(lambda: stream.state.epoch == 9)
+        await pieces(stream, 1)
+        assert stream.position == Position(stream.id, 7, 2, 3)
+
+
+async def test_a_stream_that_a_snapshot_made_whole_is_not_read_again_for_its_result(server: FakeServer) -> None:
+    async with client_of(server) as client, asyncio.timeout(20):
+        first = await client.generate("fake/one", "hi")
+        await first.result()
+        server.streams[first.id].allowed = 3
+        stream = await client.subscribe(first.id, 7, 3)
+        whole = {"thinking": "", "tool_calls": [], "status": "ended", "end": end(), "text": "one two three"}
+        await server.send_all({"type": "snapshot", "stream": stream.id, "epoch": 7, "upto": 5, **whole})
+        assert (await stream.result()).text == "one two three"
+    assert len(server.said("subscribe")) == 1
 
 
 async def test_a_new_client_goes_on_from_a_saved_position_and_has_the_whole_result(gateway: Gateway) -> None:
@@ -247,7 +272,7 @@ async def test_where_a_position_is_unknown_the_text_still_goes_on_where_it_was(g
 async def test_a_slow_reader_that_began_late_loses_nothing_and_keeps_few_frames(server: FakeServer) -> None:
     words = [f"{n} " for n in range(4 * FRAMES_WAITING_MAX)]
     server.script = lambda _: answer(*words)
-    async with client_of(server) as client:
+    async with asyncio.timeout(30), client_of(server) as client:
         first = await client.generate("fake/one", "hi")
         await first.result()
         stream = await client.subscribe(first.id, 7, 3)  # the first two words have been read in another life

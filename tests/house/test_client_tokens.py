@@ -230,7 +230,7 @@ async def test_closing_does_not_wait_for_a_source_that_hangs(server: FakeServer)
         await asyncio.Event().wait()
         raise AssertionError("never")
 
-    async with client_of(server, source) as client, asyncio.timeout(5):
+    async with asyncio.timeout(5), client_of(server, source) as client:
         await client.models()
         await server.send_all({"type": "error", "code": "auth.required", "message": "soon", "retryable": False})
         await asked.wait()
