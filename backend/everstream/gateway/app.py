@@ -97,7 +97,7 @@ class Site:
         """Serve this node, which runs."""
         origins = node.settings.allowed_origins.split(",")
         self._allowed_origins = frozenset(part.strip() for part in origins if part.strip())
-        self.connections = connections or Connections()
+        self.connections = Connections() if connections is None else connections
         self._node = node
 
     def close(self) -> None:

@@ -219,7 +219,7 @@ def uvicorn_config(node: Node, connections: Connections, app: App | None = None)
     if app is not None:
         app.serve(node, connections)
     return uvicorn.Config(
-        app or app_around(node, connections),
+        app_around(node, connections) if app is None else app,
         ws=DirectProtocol,
         ws_max_size=settings.frame_bytes,
         ws_ping_interval=settings.ping_interval_s,
