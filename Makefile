@@ -36,12 +36,12 @@ MOVED := $(shell test ! -e .venv/.made || { test "$$(cat .venv/.made)" = "$$(pwd
 	2>/dev/null || echo moved)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev run test check format sim bench chaos soak lock clean moved
+.PHONY: help install dev run test test-huggingface check format sim bench chaos soak lock clean moved
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  ARGS="…" goes to the command behind the target: make run ARGS="--port 9000"'
 
@@ -62,6 +62,9 @@ test: .venv/.dev ## run every test that is no chaos or soak run
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
 		|| echo "make: there is no chromium here: the browser tests are left out (apt install chromium)"
 	@$(BIN)/python -m pytest -rs $(ARGS)
+
+test-huggingface: .venv/huggingface/.made ## run the tests that need torch and transformers (1 to 5 GB)
+	@.venv/huggingface/bin/python -m pytest -rs tests/providers/test_huggingface.py $(ARGS)
 
 check: .venv/.dev ## check format, style, types, the direction of imports and the house rules
 	@$(BIN)/ruff format --check .
@@ -128,4 +131,17 @@ clean: ## remove .venv and everything else that was made here
 .venv/.dev: requirements-dev.lock .venv/.project
 	@echo "make: installing what the tests and checks need"
 	@$(PIP_INSTALL) --require-hashes -r requirements-dev.lock $(TOLD)
+	@touch $@
+
+# What the extra adds, beside `.venv` and on top of it.  Of this version some indexes have a wheel for processors alone,
+# and pip takes it; all others bring several gigabytes for graphics cards.
+TORCH ?= torch==2.13.0
+
+.venv/huggingface/.made: pyproject.toml .venv/.dev
+	@echo "make: installing torch and transformers"
+	@$(BIN)/python -m venv --clear .venv/huggingface
+	@cd .venv/huggingface/lib/python*/site-packages && \
+		$(CURDIR)/$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > beside.pth
+	@.venv/huggingface/bin/python -m pip --disable-pip-version-check --no-input $(PIP_QUIET) install --no-compile \
+		$(TORCH) 'everstream[huggingface]' $(TOLD)
 	@touch $@

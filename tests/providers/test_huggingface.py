@@ -168,21 +168,25 @@ async def test_a_cancel_stops_the_drawing_at_the_next_token(provider: HuggingFac
 
 
 @needs_torch
-async def test_answers_of_one_model_come_one_after_the_other(provider: HuggingFaceProvider) -> None:
-    order: list[int] = []
+async def test_answers_of_one_model_come_one_after_the_other(
+    provider: HuggingFaceProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from everstream.providers.huggingface_run import Loaded
 
-    async def one(number: int) -> str:
-        events: list[Any] = []
-        async for batch in provider.generate(asking()):
-            events += batch
-            order.append(number)
-        return text_of(events)
+    told: list[str] = []
+    run = Loaded.run
 
-    async with asyncio.timeout(WAIT_S):
-        texts = await asyncio.gather(*(one(number) for number in range(3)))
-    assert len(set(texts)) == 1
-    turns = [number for at, number in enumerate(order) if not at or order[at - 1] != number]
-    assert sorted(turns) == [0, 1, 2], "none is taken up before another is done"
+    def watched(*given: Any) -> Any:
+        told.append("begins")
+        try:
+            return run(*given)
+        finally:
+            told.append("ends")
+
+    monkeypatch.setattr(Loaded, "run", watched)
+    answers = await asyncio.gather(*(heard(provider, asking()) for _ in range(3)))
+    assert len({text_of(answer) for answer in answers}) == 1
+    assert told == ["begins", "ends"] * 3
 
 
 @needs_torch
