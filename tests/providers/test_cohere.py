@@ -84,20 +84,22 @@ def folded(data: bytes) -> tuple[Outcome, CohereFold]:
 # --------------------------------------------------------------------------- asking
 
 
+CONVERSATION = [
+    Message("system", "Be brief."),
+    Message("user", [TextPart("What is this?"), ImagePart(data="QUJD", media_type="image/jpeg")]),
+    Message("assistant", "", (ToolCall("c1", "look", '{"at": 1}'),)),
+    Message("tool", "a cat", call_id="c1"),
+    Message("assistant", "A cat."),
+    Message("user", "And now?"),
+]
+
+
 async def test_a_whole_conversation_goes_out(server: WireServer, provider: CohereProvider) -> None:
     server.reply = Reply(START + text("yes") + end() + DONE)
-    messages = [
-        Message("system", "Be brief."),
-        Message("user", [TextPart("What is this?"), ImagePart(data="QUJD", media_type="image/jpeg")]),
-        Message("assistant", "", (ToolCall("c1", "look", '{"at": 1}'),)),
-        Message("tool", "a cat", call_id="c1"),
-        Message("assistant", "A cat."),
-        Message("user", "And now?"),
-    ]
     sampling = {"max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "stop": "x", "seed": 7}
     request = asked(
         {"k": 3, "safety_mode": "STRICT"},
-        messages,
+        CONVERSATION,
         system="Be kind.",
         tools=[LOOK],
         tool_choice="required",

@@ -25,6 +25,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import msgspec
 
@@ -260,8 +261,6 @@ async def _whole(read: Callable[[], Awaitable[bytes]], most: int) -> bytes:
 
 def _surroundings(endpoint: Endpoint) -> tuple[ssl.SSLContext | None, str | None]:
     """What it takes to reach an endpoint from here: a TLS context, and a proxy.  Takes a while: for a thread."""
-    from urllib.request import getproxies, proxy_bypass  # which imports much, and is needed only here
-
     import aiohttp  # noqa: F401  here, so that it is imported in the thread
 
     parts = urlsplit(endpoint.base_url)

@@ -11,6 +11,7 @@ of use (`wanted`); until it is there the rule of thumb serves.
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -57,4 +58,6 @@ def tokens_in(text: str) -> int:
 
 def _load() -> None:
     global _encode
-    _encode = import_module("bpe_openai").get_encoding(VOCABULARY).encode_ordinary
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # about how the package finds its own files
+        _encode = import_module("bpe_openai").get_encoding(VOCABULARY).encode_ordinary
