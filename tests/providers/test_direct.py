@@ -280,8 +280,8 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(authority: trust
 
 
 def test_a_proxy_is_used_for_others_and_never_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("urllib.request.getproxies", lambda: {"http": "http://proxy:3128"})
-    monkeypatch.setattr("urllib.request.proxy_bypass", lambda host: host == "inside.example")
+    monkeypatch.setattr("everstream.providers.http_direct.getproxies", lambda: {"http": "http://proxy:3128"})
+    monkeypatch.setattr("everstream.providers.http_direct.proxy_bypass", lambda host: host == "inside.example")
 
     def way(url: str) -> Any:
         return http_direct._surroundings(Endpoint("x", "ollama", url))
@@ -353,7 +353,7 @@ async def test_what_a_provider_imports_comes_with_its_first_use() -> None:
     script = (
         "import sys\n"
         "import everstream.providers.ollama, everstream.providers.cohere\n"
-        "found = {'aiohttp', 'httpx2', 'openai', 'urllib.request'} & set(sys.modules)\n"
+        "found = {'aiohttp', 'httpx2', 'openai'} & set(sys.modules)\n"
         "assert not found, found\n"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(everstream.__file__).parents[1])}
