@@ -37,6 +37,7 @@ from everstream.providers.gemini_request import generate_body, generation
 from everstream.providers.http_body import Body, read_errors
 from everstream.providers.http_direct import Direct
 from everstream.providers.http_provider import Asking, HttpProvider
+from everstream.providers.http_runs import Begun, Runs
 from everstream.providers.interactions_request import interaction_body
 
 logger = structlog.get_logger(__name__)
@@ -59,9 +60,6 @@ LIST_TIMEOUT_S = 3.0
 LIST_KEPT_S = 60.0
 SIGNATURES_MAX = 4096  # of tool calls; some kilobytes each at most
 SIGNATURE_CHARACTERS_MAX = 16_384
-DISOWN_S = 10.0  # for a run that was asked for to say its name, so that it can be cancelled
-CANCEL_S = 4.0
-FAILED_RUNS_MAX = 1024
 
 Background = Literal["auto", "on", "off"]
 _NO_KEY = "no-key-needed"  # proxies of one's own ask for none, but the package insists
@@ -117,7 +115,7 @@ class GeminiProvider(HttpProvider):
         self._official = self._root == self.address
         self._background = background
         self._signatures: dict[str, str] = {}  # of tool calls, by id; the oldest are forgotten
-        self._failed_runs: dict[str, None] = {}  # that the provider itself gave up; the oldest are forgotten
+        self._runs = Runs(self._owe)
         self._listed: list[str] = []
         self._listed_until_s = 0.0  # on the monotonic clock
         self._listing = asyncio.Lock()
@@ -292,16 +290,11 @@ class GeminiProvider(HttpProvider):
     # ------------------------------------------------------------------ runs in the background
 
     def _fold_run(self, run: Run, warnings: tuple[str, ...] = ()) -> InteractionsFold:
-        return InteractionsFold(self.name, warnings, run, self._note_failed)
-
-    def _note_failed(self, interaction: str) -> None:
-        self._failed_runs[interaction] = None
-        if len(self._failed_runs) > FAILED_RUNS_MAX:
-            del self._failed_runs[next(iter(self._failed_runs))]
+        return InteractionsFold(self.name, warnings, run, self._runs.note_failed)
 
     def _reattach(self, request: Request, progress: Progress) -> Asking | None:
         run = Run.of(progress.cursor)
-        if run is None or not run.after or run.interaction in self._failed_runs:
+        if run is None or not run.after or self._runs.has_failed(run.interaction):
             return None
         if run.model not in ("", request.model_name):
             return None
@@ -313,52 +306,23 @@ class GeminiProvider(HttpProvider):
         return await self._open("GET", at, None)
 
     async def _open_run(self, request: Request, body: Mapping[str, Any]) -> Body:
-        """The body of a new run, begun as far as its name.  Whoever stops waiting for it has it cancelled."""
-        naming = asyncio.create_task(self._named(request, body), name="name a run")
-        try:
-            return (await asyncio.shield(naming))[0]
-        except asyncio.CancelledError:
-            self._owe(self._disown(naming, request))
-            raise
-
-    async def _named(self, request: Request, body: Mapping[str, Any]) -> tuple[Body, str]:
-        opened = await self._open_interaction(request, body)
         run = Run()
-        namer = InteractionsFold(self.name, run=run)
-        try:
-            while not (run.interaction or namer.ended or namer.trouble is not None):
-                data = await opened.read()
-                if not data:
-                    break
-                opened.first += data
-                if namer.feed(data):
-                    break  # the answer has begun: one without a name
-        except read_errors():
-            pass  # whoever reads on meets the same failure, behind the headers that have come
-        except BaseException:
-            opened.abort()
-            raise
-        return opened, run.interaction
-
-    async def _disown(self, naming: asyncio.Task[tuple[Body, str]], request: Request) -> None:
-        try:
-            opened, interaction = await asyncio.wait_for(naming, DISOWN_S)
-        except (ProviderError, TimeoutError):
-            return
-        await opened.close()
-        if interaction:
-            await self._cancel(interaction, request.model_name)
+        return await self._runs.begin(
+            Begun(
+                lambda: self._open_interaction(request, body),
+                InteractionsFold(self.name, run=run),
+                lambda: run.interaction,
+                lambda interaction: self._cancel(interaction, request.model_name),
+            )
+        )
 
     async def abandon(self, request: Request, progress: Progress) -> None:
         """Cancel what runs in the background.  Contract: `base.Provider.abandon`."""
         run = Run.of(progress.cursor)
         if run is not None:
-            await self._cancel(run.interaction, run.model or request.model_name)
+            model = run.model or request.model_name
+            await self._runs.cancel(run.interaction, lambda interaction: self._cancel(interaction, model))
 
     async def _cancel(self, interaction: str, model: str) -> None:
-        try:
-            async with asyncio.timeout(CANCEL_S):
-                at = await self._beside_models(f"interactions/{quote(interaction, safe='')}/cancel", model)
-                await (await self._open("POST", at, None)).close()
-        except Exception as error:  # whatever it is, there is nobody who could do anything about it
-            logger.warning("an interaction could not be cancelled", interaction=interaction, error=repr(error))
+        at = await self._beside_models(f"interactions/{quote(interaction, safe='')}/cancel", model)
+        await (await self._open("POST", at, None)).close()

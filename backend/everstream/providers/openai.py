@@ -6,7 +6,7 @@ bytes (`http_answer`) and folded by the dialect: chat completions, or the Respon
 
 A response may run in the background: then it goes on whatever becomes of the connection, and can be read on from any
 place, by any node.  It also goes on when nobody wants it any more, so from the moment it is asked for it is either
-handed over by its name, or cancelled: `abandon`, and `_disown` where the name was not known yet.
+handed over by its name, or cancelled: `abandon`, and `Runs` where the name was not known yet.
 
 With a base URL of its own the provider is a door to any compatible server: it asks that server which models it has,
 sends only what all of them understand, and needs no key.  Any model may be asked for as `openai/NAME`, listed or not.
@@ -23,10 +23,9 @@ import time
 from typing import Any, Literal
 
 import msgspec
-import structlog
 
 from everstream.core.events import Continuation, Request
-from everstream.providers.base import ModelInfo, Progress, ProviderError
+from everstream.providers.base import ModelInfo, Progress
 from everstream.providers.carry_ladder import Rung, tokens_head
 from everstream.providers.carry_policy import Dialect, Policy
 from everstream.providers.carry_request import completions_body, mark_unfinished, tells_tokens
@@ -38,10 +37,9 @@ from everstream.providers.http_body import Body, connection_error, make_limits, 
 from everstream.providers.http_errors import status_error, tell_of_long_waits
 from everstream.providers.http_headers import environment_headers, own_headers, without_authorization
 from everstream.providers.http_provider import Asking, HttpProvider
+from everstream.providers.http_runs import Begun, Runs
 from everstream.providers.model_list import Listed, listed_models
 from everstream.providers.responses_api import ResponsesFold, Run, responses_body
-
-logger = structlog.get_logger(__name__)
 
 BASE_URL = "https://api.openai.com/v1"
 MODELS = (
@@ -59,9 +57,6 @@ MODELS = (
 LIST_TIMEOUT_S = 3.0
 LIST_KEPT_S = 60.0
 
-DISOWN_S = 10.0  # for a run that was asked for to say its name, so that it can be cancelled
-CANCEL_S = 4.0
-FAILED_RUNS_MAX = 1024
 
 Chosen = Literal["chat", "responses"]
 Background = Literal["auto", "on", "off"]
@@ -95,7 +90,7 @@ class OpenAIProvider(HttpProvider):
         super().__init__(api_key, base_url, endpoint=endpoint, **settings)
         self._api = api if endpoint is None else endpoint.api
         self._background = background
-        self._failed_runs: dict[str, None] = {}  # that the provider itself gave up; the oldest are forgotten
+        self._runs = Runs(self._owe)
         self._listed: list[Listed] = []
         self._listed_until_s = 0.0  # on the monotonic clock
         self._listing = asyncio.Lock()
@@ -280,16 +275,11 @@ class OpenAIProvider(HttpProvider):
     # ------------------------------------------------------------------ runs in the background
 
     def _fold_run(self, run: Run, warnings: tuple[str, ...] = ()) -> ResponsesFold:
-        return ResponsesFold(self.name, warnings, run, self._note_failed)
-
-    def _note_failed(self, response: str) -> None:
-        self._failed_runs[response] = None
-        if len(self._failed_runs) > FAILED_RUNS_MAX:
-            del self._failed_runs[next(iter(self._failed_runs))]
+        return ResponsesFold(self.name, warnings, run, self._runs.note_failed)
 
     def _reattach(self, request: Request, progress: Progress) -> Asking | None:
         run = Run.of(progress.cursor)
-        if run is None or run.response in self._failed_runs or run.model not in ("", request.model_name):
+        if run is None or self._runs.has_failed(run.response) or run.model not in ("", request.model_name):
             return None
         return Asking(lambda: self._open_again(run), self._fold_run(run))
 
@@ -307,53 +297,21 @@ class OpenAIProvider(HttpProvider):
         )
 
     async def _open_run(self, body: dict[str, Any]) -> Body:
-        """The body of a new run, begun as far as its name.  Whoever stops waiting for it has it cancelled."""
-        naming = asyncio.create_task(self._named(body), name="name a run")
-        try:
-            return (await asyncio.shield(naming))[0]
-        except asyncio.CancelledError:
-            self._owe(self._disown(naming))
-            raise
+        async def opened() -> Body:
+            return Body(await self._open(body, "responses"))
 
-    async def _named(self, body: dict[str, Any]) -> tuple[Body, str]:
-        opened = Body(await self._open(body, "responses"))
         run = Run()
-        namer = ResponsesFold(self.name, run=run)
-        try:
-            while not (run.response or namer.ended or namer.trouble is not None):
-                data = await opened.read()
-                if not data:
-                    break
-                opened.first += data
-                if namer.feed(data):
-                    break  # the answer has begun: a server that gives it no name
-        except read_errors():
-            pass  # whoever reads on meets the same failure, behind the headers that have come
-        except BaseException:
-            opened.abort()
-            raise
-        return opened, run.response
-
-    async def _disown(self, naming: asyncio.Task[tuple[Body, str]]) -> None:
-        try:
-            opened, response = await asyncio.wait_for(naming, DISOWN_S)
-        except (ProviderError, TimeoutError):
-            return
-        await opened.close()
-        if response:
-            await self._cancel(response)
+        return await self._runs.begin(
+            Begun(opened, ResponsesFold(self.name, run=run), lambda: run.response, self._cancel)
+        )
 
     async def abandon(self, request: Request, progress: Progress) -> None:
         """Cancel what runs in the background.  Contract: `base.Provider.abandon`."""
         run = Run.of(progress.cursor)
         if run is not None:
-            await self._cancel(run.response)
+            await self._runs.cancel(run.response, self._cancel)
 
     async def _cancel(self, response: str) -> None:
         """Cancelling is idempotent at OpenAI, so the package may try it again."""
-        try:
-            async with asyncio.timeout(CANCEL_S):
-                await self.prepare()
-                await self._connect().responses.with_raw_response.cancel(response)
-        except Exception as error:  # whatever it is, there is nobody who could do anything about it
-            logger.warning("a run in the background could not be cancelled", response=response, error=repr(error))
+        await self.prepare()
+        await self._connect().responses.with_raw_response.cancel(response)
