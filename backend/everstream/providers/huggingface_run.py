@@ -123,7 +123,11 @@ class Loaded:
         # What a template refuses it says with an exception of its own, which is none that could be named here.
         try:
             words = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=not open_turn, continue_final_message=open_turn
+                messages,
+                tokenize=False,
+                add_generation_prompt=not open_turn,
+                continue_final_message=open_turn,
+                enable_thinking=False,  # for the templates that know it: the marks of thinking would stand in the text
             )
         except Exception as error:
             raise ValueError(str(error)) from None
