@@ -17,9 +17,9 @@ from everstream.core.events import Message, Request
 from everstream.providers.base import Progress
 from everstream.providers.function import FunctionProvider
 
-INCLUDED = re.compile(r"^<!-- (examples/\w+\.py) -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INCLUDED = re.compile(r"^<!-- (docs/examples/\w+\.py) -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DOCUMENTS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def example(name: str, *needs: str) -> Any:
     for library in needs:
         pytest.importorskip(library)
-    return importlib.import_module(f"examples.{name}")
+    return importlib.import_module(f"docs.examples.{name}")
 
 
 async def answer(client: Client, model: str, *questions: str) -> str:
@@ -94,4 +94,4 @@ def test_the_documents_show_the_examples_as_they_are() -> None:
     shown = [(name, *found) for name, text in DOCUMENTS.items() for found in INCLUDED.findall(text)]
     wrong = [f"{name}: {path}" for name, path, code in shown if (ROOT / path).read_text(encoding="utf-8") != code]
     assert not wrong, told(wrong)
-    assert {path for _, path, _ in shown} == {f"examples/{path.name}" for path in EXAMPLES}
+    assert {path for _, path, _ in shown} == {f"docs/examples/{path.name}" for path in EXAMPLES}

@@ -1,7 +1,7 @@
 """A LangGraph graph as a model.
 
     pip install langgraph
-    everstream serve examples.graph:app
+    everstream serve docs.examples.graph:app
 
 Nodes say their words through LangGraph's stream writer; what a node has found out is shown as thinking.  The facts are
 kept as a checkpoint as soon as there are words beside them, so that a server which takes the answer over need not look

@@ -1,6 +1,6 @@
 """A chain in plain Python: look something up, then say it, with the source.
 
-    everstream serve examples.plain:app
+    everstream serve docs.examples.plain:app
 
 Where a "model" comes from is nobody's business but its own: here it is a handful of notes and a function.  The same
 question always gives the same answer, so a server that dies in mid-answer is no loss: `replay` runs the function again

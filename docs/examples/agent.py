@@ -1,7 +1,7 @@
 """A pydantic-ai agent as a model.
 
     pip install pydantic-ai-slim
-    everstream serve examples.agent:app
+    everstream serve docs.examples.agent:app
 
 `FunctionModel` stands for a real model, so that this runs without a key; name another, as "openai:gpt-5.5", and nothing
 else changes.  An agent's tools may have done something by the time it breaks off, so it is run again only where nothing

@@ -1,7 +1,7 @@
 """Everstream inside a FastAPI application: its own routes, its own users, its own table of answers.
 
     pip install fastapi
-    uvicorn examples.mounted:api
+    uvicorn docs.examples.mounted:api
 
 The page is at /chat/, the WebSocket at /chat/ws.  FastAPI does not start what is mounted, so it is given the lifespan.
 """
