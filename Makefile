@@ -21,6 +21,8 @@ SEEDS ?= 20000
 UNBOUNDED := -o faulthandler_timeout=0
 # The tests that read the source and the documents, and run nothing.
 HOUSE_RULES := sizes imports words tests locks documents
+# Tests mostly wait for processes and sockets, so two of them run at a time; each file by itself, in order.
+AT_ONCE ?= -n 2 --dist loadfile
 # What pip says.  `make install PIP_QUIET=` shows all of it.
 PIP_QUIET ?= -qq
 
@@ -61,7 +63,7 @@ dev: .venv/.dev ## make .venv with what the tests and checks need too
 test: .venv/.dev ## run every test that is no chaos or soak run
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
 		|| echo "make: there is no chromium here: the browser tests are left out (apt install chromium)"
-	@$(BIN)/python -m pytest -rs $(ARGS)
+	@$(BIN)/python -m pytest -rs $(AT_ONCE) $(ARGS)
 
 test-huggingface: .venv/huggingface/.made ## run the tests that need torch and transformers (1 to 5 GB)
 	@.venv/huggingface/bin/python -m pytest -rs tests/providers/test_huggingface.py $(ARGS)
