@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Final
 
@@ -121,7 +122,8 @@ _UNPACKING: Final = ".unpacking-"
 
 def _forget_what_broke_off(folder: Path) -> None:
     for left in folder.glob(f"{_UNPACKING}*"):
-        shutil.rmtree(left, ignore_errors=True)
+        if time.time() - left.stat().st_mtime > FETCH_S:  # a younger one may be somebody's who fetches it too
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _wrong_with(path: Path) -> str:

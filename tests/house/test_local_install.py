@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,10 +78,12 @@ def test_what_is_there_is_not_fetched_again_and_half_a_file_is(installer: Callab
     assert main(["local", "install"]) == main(["local", "install"]) == Exit.DONE
     assert len(ran) == 1
     (models / "smollm2.gguf").write_bytes(CONTENT[:9])
-    (models / ".unpacking-old").mkdir()
+    for name, age_s in (("old", 2 * local_install.FETCH_S), ("young", 1.0)):
+        (models / f".unpacking-{name}").mkdir()
+        os.utime(models / f".unpacking-{name}", (time.time() - age_s,) * 2)
     assert main(["local", "install"]) == Exit.DONE
     assert len(ran) == 2
-    assert [path.name for path in models.iterdir()] == ["smollm2.gguf"]
+    assert {path.name for path in models.iterdir()} == {"smollm2.gguf", ".unpacking-young"}
 
 
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT[::-1]])
