@@ -18,6 +18,7 @@ import pytest_asyncio
 from tests.gateway.conftest import JSON, MESSAGES, MSGPACK, Client, client_of, serving
 from tests.providers.wire_server import Asked, Reply, WireServer
 from tests.providers.wires import (
+    ASKED_OF,
     ROOT,
     ErrorBody,
     Wire,
@@ -32,6 +33,7 @@ from tests.providers.wires import (
     ollama_wires,
     openai_wires,
     parsed,
+    vendors_at,
 )
 from tests.providers.wires_gemini import gemini_error_bodies, gemini_wires
 
@@ -46,17 +48,6 @@ pytestmark = [
 
 WIRES = [*openai_wires(), *anthropic_wires(), *gemini_wires(), *ollama_wires(), *cohere_wires()]
 ERROR_BODIES = [*error_bodies(), *gemini_error_bodies()]
-ASKED_OF: dict[str, tuple[str, dict[str, str]]] = {  # provider and parameters, by the wire's API
-    "chat": ("openai", {}),
-    "responses": ("openai", {"api": "responses"}),
-    "completions": ("plain", {}),
-    "messages": ("anthropic", {}),
-    "gemini": ("gemini", {}),
-    "interactions": ("gemini", {"api": "interactions"}),
-    "ollama": ("ollama", {}),
-    "ollama-generate": ("ollama", {"api": "generate"}),
-    "cohere": ("cohere", {}),
-}
 MODEL_IN_PATH = re.compile(r"/models/(\w+):")
 STREAMS_MAX = 64  # on one connection, as the server announces
 KIND_OF: dict[str, type[Event]] = {str(kind.__struct_config__.tag): kind for kind in EVENTS}
@@ -113,21 +104,9 @@ async def rig() -> AsyncIterator[Rig]:
         WireServer() as wires,
         serving(
             registry=registry_of,
-            openai_base_url=wires.url,
-            openai_api_key="k",
-            anthropic_base_url=wires.url,
-            anthropic_api_key="k",
-            gemini_base_url=wires.url,
-            gemini_api_key="k",
-            endpoints={
-                "plain": {"base_url": wires.url, "api": "completions"},
-                "ollama": {"base_url": wires.url},
-                "cohere": {"base_url": wires.url, "api_key": "k"},
-            },
-            discover=False,
             provider_max_retries=0,
             heartbeat_ms=600_000,  # between two tests of a busy machine a client may be told nothing for long
-            carry_on=False,  # a wire that breaks off is what is tested
+            **vendors_at(wires.url),
         ) as gateway,
         client_of(gateway.ws_url, JSON) as client,
         client_of(gateway.ws_url, MSGPACK) as packed,

@@ -14,9 +14,21 @@ from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
-from tests.gateway.test_wires import ASKED_OF, ERROR_BODIES, MODEL_IN_PATH, WIRES
+from tests.gateway.test_wires import ERROR_BODIES, MODEL_IN_PATH, WIRES
 from tests.providers.wire_server import Asked, Reply, WireServer
-from tests.providers.wires import ROOT, ErrorBody, Wire, cut_short, cuts, fold_of, in_pieces, parsed, usage_told
+from tests.providers.wires import (
+    ASKED_OF,
+    ROOT,
+    ErrorBody,
+    Wire,
+    cut_short,
+    cuts,
+    fold_of,
+    in_pieces,
+    parsed,
+    usage_told,
+    vendors_at,
+)
 from tests.runtime.conftest import assert_legal
 
 from everstream import Event, Result, Settings
@@ -60,22 +72,7 @@ async def rig() -> AsyncIterator[Rig]:
 
     async with WireServer() as wires:
         wires.reply = reply
-        settings = Settings(
-            openai_base_url=wires.url,
-            openai_api_key="k",
-            anthropic_base_url=wires.url,
-            anthropic_api_key="k",
-            gemini_base_url=wires.url,
-            gemini_api_key="k",
-            endpoints={
-                "plain": {"base_url": wires.url, "api": "completions"},
-                "ollama": {"base_url": wires.url},
-                "cohere": {"base_url": wires.url, "api_key": "k"},
-            },
-            discover=False,
-            provider_max_retries=0,
-            carry_on=False,  # a wire that breaks off is what is tested
-        )
+        settings = Settings(provider_max_retries=0, **vendors_at(wires.url))
         async with Engine(settings=settings) as engine:
             yield Rig(replies, engine)
 

@@ -301,6 +301,37 @@ def usage_told(usage: Usage) -> tuple[int, int, int, int | None, int | None]:
     return usage.input_tokens, usage.output_tokens, usage.total_tokens, usage.thinking_tokens, usage.cached_tokens
 
 
+# --------------------------------------------------------------------------- who is asked
+
+ASKED_OF: dict[str, tuple[str, dict[str, str]]] = {  # provider and parameters, by the wire's API
+    "chat": ("openai", {}),
+    "responses": ("openai", {"api": "responses"}),
+    "completions": ("plain", {}),
+    "messages": ("anthropic", {}),
+    "gemini": ("gemini", {}),
+    "interactions": ("gemini", {"api": "interactions"}),
+    "ollama": ("ollama", {}),
+    "ollama-generate": ("ollama", {"api": "generate"}),
+    "cohere": ("cohere", {}),
+}
+
+
+def vendors_at(url: str) -> dict[str, Any]:
+    """The settings of a server whose providers of `ASKED_OF` are all at one address."""
+    vendors = ("openai", "anthropic", "gemini")
+    return {
+        **{f"{name}_base_url": url for name in vendors},
+        **{f"{name}_api_key": "k" for name in vendors},
+        "endpoints": {
+            "plain": {"base_url": url, "api": "completions"},
+            "ollama": {"base_url": url},
+            "cohere": {"base_url": url, "api_key": "k"},
+        },
+        "discover": False,
+        "carry_on": False,  # a wire that breaks off is what is tested
+    }
+
+
 # --------------------------------------------------------------------------- how a wire is served
 
 
