@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import inspect
 import os
 import sys
 import threading
@@ -26,7 +25,7 @@ import structlog
 from everstream.core.events import Budget, DeltaText, Event, Request, Seam, StreamEnd
 from everstream.library_engine import GivenSettings, Messages, close_implicit, implicit_engine, request_of
 from everstream.library_result import Result, StreamMetrics, raised
-from everstream.library_stream import CancelFlag, OnEvent, Stream, Tap
+from everstream.library_stream import Callback, CancelFlag, OnEvent, Stream, Tap
 from everstream.portal import Portal
 
 logger = structlog.get_logger(__name__)
@@ -100,7 +99,7 @@ class TextStream:
     def __init__(self, events: Stream, on_event: OnEvent | None = None) -> None:
         self._portal = _portal()
         self._stream = events
-        self._on_event = on_event
+        self._on_event = None if on_event is None else Callback(on_event)
         self._iteration = self._portal.iterate(events)
 
     def __iter__(self) -> Self:
@@ -108,8 +107,7 @@ class TextStream:
 
     def __next__(self) -> str:
         for event in self._iteration:
-            if self._on_event is not None:
-                self._tell(self._on_event, event)
+            self._tell(event)
             if isinstance(event, DeltaText):
                 return event.text
             if isinstance(event, StreamEnd) and event.error is not None:
@@ -144,19 +142,14 @@ class TextStream:
         """Read to the end, whatever that is; the result."""
         with self:
             for event in self._iteration:
-                if self._on_event is not None:
-                    self._tell(self._on_event, event)
+                self._tell(event)
                 if page is not None:
                     page.show(event)
         return self.result
 
-    def _tell(self, on_event: OnEvent, event: Event) -> None:
-        try:
-            told = on_event(event)
-            if inspect.isawaitable(told):
-                self._portal.call(_awaited(told))
-        except Exception:
-            logger.exception("a function that is told of events failed", type=event.type)
+    def _tell(self, event: Event) -> None:
+        if self._on_event is not None and (telling := self._on_event.tell(event)) is not None:
+            self._portal.call(telling)
 
 
 def iter_stream(
@@ -228,10 +221,6 @@ class _LookedAt:
 
 def _looked_at(flag: CancelFlag | None) -> CancelFlag | None:
     return _LookedAt(flag) if isinstance(flag, asyncio.Event) else flag
-
-
-async def _awaited(told: Any) -> Any:
-    return await told
 
 
 class _Page:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -300,6 +301,6 @@ def _log_as_a_library() -> None:
                 structlog.processors.format_exc_info,
                 structlog.processors.KeyValueRenderer(key_order=["event"]),
             ],
-            wrapper_class=structlog.stdlib.BoundLogger,
+            wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
             logger_factory=structlog.stdlib.LoggerFactory(),
         )

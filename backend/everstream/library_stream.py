@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -35,6 +35,34 @@ CLOSE_LOOK_S = 0.05  # between two looks whether there is still anybody who coul
 _FROM_THE_START = Position(0, 0)
 
 OnEvent = Callable[[Event], Any]
+
+
+class Callback:
+    """The `on_event` of one stream.  What it raises breaks nothing; the first is logged, for there may be thousands."""
+
+    def __init__(self, on_event: OnEvent) -> None:
+        self._on_event = on_event
+        self._failed = False
+
+    def tell(self, event: Event) -> Coroutine[Any, Any, None] | None:
+        """Call it; what is to be awaited, where it is asynchronous."""
+        try:
+            told = self._on_event(event)
+        except Exception:
+            self._complain(event)
+            return None
+        return self._awaited(told, event) if inspect.isawaitable(told) else None
+
+    async def _awaited(self, told: Awaitable[Any], event: Event) -> None:
+        try:
+            await told
+        except Exception:
+            self._complain(event)
+
+    def _complain(self, event: Event) -> None:
+        if not self._failed:
+            self._failed = True
+            logger.exception("a function that is told of events failed", type=event.type)
 
 
 class CancelFlag(Protocol):
@@ -148,7 +176,7 @@ class Stream:
         self.request = request
         self._begin = begin
         self._flag = cancel
-        self._on_event = on_event
+        self._on_event = None if on_event is None else Callback(on_event)
         self._tap: Tap | None = None
         self._refused: StreamEnd | None = None  # it could not even begin
         self._cancelled = False  # before it began
@@ -172,8 +200,8 @@ class Stream:
         self._given += 1
         if isinstance(event, StreamEnd):
             self._over = True
-        if self._on_event is not None:
-            await self._tell(self._on_event, event)
+        if self._on_event is not None and (telling := self._on_event.tell(event)) is not None:
+            await telling
         return event
 
     async def _more(self) -> None:
@@ -185,14 +213,6 @@ class Stream:
             await self._tap.more()
             self._events = self._tap.take()
         self._given = 0
-
-    async def _tell(self, on_event: OnEvent, event: Event) -> None:
-        try:
-            told = on_event(event)
-            if inspect.isawaitable(told):
-                await told
-        except Exception:
-            logger.exception("a function that is told of events failed", type=event.type)
 
     # ------------------------------------------------------------------ begin and end
 
