@@ -29,6 +29,7 @@ from everstream.core.events import Budget, Message, Request
 from everstream.core.protocol import Generate
 from everstream.library_result import Result
 from everstream.library_stream import CLOSE_S, CancelFlag, OnEvent, Stream, Tap
+from everstream.providers import tokenizer
 from everstream.providers.base import ModelInfo
 from everstream.providers.function import Function, Model, Models
 from everstream.providers.registry import Registry, registry_of
@@ -112,7 +113,7 @@ class Engine:
         return stream.result
 
     async def prepare(self, model: str, messages: Messages = "hi", **params: Any) -> None:
-        """Do what would hold up the first request to a model: imports, clients.
+        """Do what would hold up the first request to a model, or tell it from the next: imports, clients, a vocabulary.
 
         Raises EverstreamError where a request with these parameters would be refused unasked.
         """
@@ -120,6 +121,7 @@ class Engine:
         provider = (await self._started())[1].get(request.provider)
         provider.check(request)
         await provider.prepare()
+        await tokenizer.prepare()
 
     async def models(self) -> list[ModelInfo]:
         """What the providers of these settings offer.  Any other of their models may be asked for by name."""
