@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -106,3 +107,25 @@ async def test_a_signal_during_the_start_leaves_no_store_behind(tmp_path: Path) 
         process.terminate()
         assert await process.wait() == 0
     assert (await embedded.status(tmp_path)).server is None
+
+
+CPU_S_MAX = 1.5
+MEMORY_MIB_MAX = 120
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process has used is read from /proc")
+async def test_a_server_without_keys_starts_light_and_imports_no_package_of_a_vendor(tmp_path: Path) -> None:
+    async with running_server(tmp_path / "data") as server, client_of(server.ws_url) as client:
+        models = (await client.ask("models"))["models"]
+        assert {model["id"] for model in models if model["usable"]} >= {"scripted/count"}
+        process = Path(f"/proc/{server.pid}")
+        user, system = process.joinpath("stat").read_text().rpartition(")")[2].split()[11:13]
+        pages = int(process.joinpath("statm").read_text().split()[1])
+        loaded = process.joinpath("maps").read_text()
+    cpu_s = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    mib = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    print(f"\nstarted with {cpu_s:.2f} s of processor time and {mib:.0f} MiB")
+    assert cpu_s < CPU_S_MAX
+    assert mib < MEMORY_MIB_MAX
+    # What the vendors' packages, the local model and the vocabulary bring along in machine code.
+    assert not re.findall(r"/(?:jiter|aiohttp|xllamacpp|bpe_openai|torch)/", loaded)
