@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from tests.store.conftest import new_stream
 from tests.store.servers import StoreServer
 
 from everstream.core.events import DeltaText, Event, Mark
-from everstream.core.lease import Epochs
+from everstream.core.lease import TAG_BITS, Epochs
 from everstream.core.summary import Summary
 from everstream.store.base import State, Store, Write
 from everstream.store.folder import find_binary
@@ -71,6 +72,12 @@ class World:
         self.tables = [created.epochs, created.epochs]
         return (self.name(created.epochs), created.fresh)
 
+    async def clock_is_ahead(self) -> None:
+        """Until an epoch by the clock is later than all that were made, which in one world would take a moment longer
+        than in the other: then they would not come in the same order."""
+        while int(time.time() * 1000) << TAG_BITS <= max(self.known) + (1 << TAG_BITS):
+            await asyncio.sleep(0.001)  # pause: a millisecond is what epochs are made of
+
     async def step(self, verb: str, node: int, shift: int, length: int) -> object:
         store = self.stores[node]
         if verb in ("commit", "end"):
@@ -88,6 +95,7 @@ class World:
             self.tables[node] = (*self.tables[node], (max(self.known) + 1024 + node, start))
             return self.name(self.tables[node])
         if verb == "adopt":
+            await self.clock_is_ahead()
             state = await store.adopt(self.stream, "" if shift == -3 else NODES[(node + shift) % 2])
             if state is not None:
                 self.tables[node], self.tails[node] = state.head.epochs, state.head.tail
