@@ -34,6 +34,17 @@ async def test_a_package_waits_while_another_is_half_imported(tmp_path: Path, mo
         await asyncio.gather(importing, *others)
 
 
+@pytest.mark.parametrize("package", ["openai", "google.genai"])
+async def test_what_a_package_looks_for_is_whole_before_it_is_used(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(packages, "import_module", order.append)
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    await packages.load(package)
+    assert order == ["httpx", package]
+
+
 async def test_what_is_imported_costs_no_turn_of_the_loop() -> None:
     loading = packages.load("json")
     with pytest.raises(StopIteration):
