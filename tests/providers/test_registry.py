@@ -115,3 +115,19 @@ async def test_a_request_has_no_say_in_addresses_headers_or_keys() -> None:
         assert (got.path, got.headers["authorization"]) == ("/chat/completions", "Bearer sk-mine")
         assert "x-evil" not in got.headers
         assert elsewhere.requests == []
+
+
+async def test_a_provider_that_cannot_be_made_ready_does_not_hold_up_the_others() -> None:
+    class Unready(Scripted):
+        async def prepare(self) -> None:
+            raise RuntimeError("a bug")
+
+    class Ready(Scripted):
+        prepared = False
+
+        async def prepare(self) -> None:
+            self.prepared = True
+
+    ready = Ready()
+    await Registry({"one": Unready, "two": lambda: ready}).prepare()
+    assert ready.prepared

@@ -13,6 +13,8 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import structlog
+
 from everstream.core.errors import EverstreamError
 from everstream.core.events import Cost, Usage
 from everstream.providers.anthropic import AnthropicProvider
@@ -31,6 +33,8 @@ from everstream.providers.presets import endpoints_of
 from everstream.providers.pricing import cost_of
 from everstream.providers.scripted import Scripted
 from everstream.settings import Settings
+
+logger = structlog.get_logger(__name__)
 
 Maker = Callable[[], Provider]
 
@@ -76,9 +80,12 @@ class Registry:
         return provider
 
     async def prepare(self) -> None:
-        """Make ready what is configured, so that the first request need not wait."""
+        """Make ready what is configured, so that the first request need not wait.  Who fails does not stop others."""
         for name in await self._offered():
-            await self.get(name).prepare()
+            try:
+                await self.get(name).prepare()
+            except Exception:
+                logger.exception("a provider cannot be made ready", provider=name)
 
     async def models(self) -> list[ModelInfo]:
         """What every provider offers; one that fails to say so offers nothing."""
