@@ -28,13 +28,6 @@ TOLD = Usage(10, 5, 15, "provider", 2, 4)
 BROKE = ProviderError("provider.connection", "gone")
 
 
-@pytest.fixture(autouse=True)
-def divided(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four characters a token, whatever is installed."""
-    monkeypatch.setattr(tokenizer, "_there", False)
-    monkeypatch.setattr(tokenizer, "_encode", None)
-
-
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a vocabulary were loaded in which each word is a token."""
