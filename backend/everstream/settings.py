@@ -140,6 +140,24 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9_.:-]{1,32}$",
         description="What every key in the store begins with, so that several installations can share one.",
     )
+    auth: Literal["none", "keys", "jwt", "keys,jwt"] = Field(
+        default="none",
+        description="How clients prove who they are: not at all, by API keys, by JSON Web Tokens, or both.",
+    )
+    jwt_secret: SecretStr | None = Field(
+        default=None, description="Secret that HS256 tokens are signed with: 32 bytes at least."
+    )
+    jwt_jwks_url: Text | None = Field(
+        default=None, description="Where the public keys of RS256 and ES256 tokens are (a JSON Web Key Set)."
+    )
+    jwt_audience: Text | None = Field(default=None, description="The audience that a token must be meant for.")
+    jwt_issuer: Text | None = Field(default=None, description="Who a token must come from.")
+    jwt_leeway_s: Span = Field(default=10.0, description="How far the clocks of who signs tokens may be off.")
+    jwt_user_claim: Text = Field(default="sub", description="The claim of a token that is its user's id.")
+    jwt_name_claim: Text = Field(default="name", description="The claim of a token that is its user's name.")
+    auth_recheck_s: Wait = Field(
+        default=30.0, description="How often it is looked whether the keys of connected clients still hold."
+    )
     insecure: bool = Field(default=False, description="Serve other machines although nobody has to say who they are.")
     workers: int = Field(default=1, ge=1, le=256, description="Server processes that share the port; each is a node.")
     lead: bool = Field(
@@ -307,7 +325,7 @@ class Settings(BaseSettings):
     def _made_absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
 
-    @field_validator("openai_api_key", "anthropic_api_key", "gemini_api_key", mode="after")
+    @field_validator("openai_api_key", "anthropic_api_key", "gemini_api_key", "jwt_secret", mode="after")
     @classmethod
     def _empty_is_unset(cls, value: SecretStr | None) -> SecretStr | None:
         return value if value and value.get_secret_value() else None

@@ -29,10 +29,16 @@ _BEARER = "bearer "
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody who may do things: `id` is what streams and requests belong to."""
+    """Somebody who may do things: `id` is what streams and requests belong to.
+
+    `expires_at` (Unix time in seconds) is when the proof holds no more; None: it lasts.  `proof` names what was shown,
+    for whoever takes it back: `key:ID`, or "" for what cannot be told apart.
+    """
 
     id: str
     name: str
+    expires_at: float | None = None
+    proof: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ class Disk:
         self.leases: dict[str, int] = {}  # node -> runs out at ms
         self.dark_until_ms = 0  # nobody may be taken for dead before that
         self.notes: dict[str, tuple[bytes, int]] = {}  # name -> (value, forgotten at ms)
+        self.tables: dict[str, dict[str, bytes]] = {}
 
     def copy(self) -> Disk:
         """A replica as it is now."""
@@ -81,6 +82,7 @@ class Disk:
             for stream, record in self.records.items()
         }
         disk.requests, disk.leases, disk.notes = dict(self.requests), dict(self.leases), dict(self.notes)
+        disk.tables = {name: dict(rows) for name, rows in self.tables.items()}
         disk.dark_until_ms = self.dark_until_ms
         return disk
 
@@ -271,3 +273,19 @@ class MemoryStore:
         await self.ping()
         value, until = self.disk.notes.get(name, (None, 0))
         return value if until > self.disk.clock_ms() else None
+
+    async def put_row(self, table: str, row: str, value: bytes) -> None:
+        await self.ping()
+        self.disk.tables.setdefault(table, {})[row] = value
+
+    async def get_row(self, table: str, row: str) -> bytes | None:
+        await self.ping()
+        return self.disk.tables.get(table, {}).get(row)
+
+    async def drop_row(self, table: str, row: str) -> bool:
+        await self.ping()
+        return self.disk.tables.get(table, {}).pop(row, None) is not None
+
+    async def rows(self, table: str) -> dict[str, bytes]:
+        await self.ping()
+        return dict(self.disk.tables.get(table, {}))

@@ -37,6 +37,7 @@ logger = structlog.get_logger(__name__)
 _VERDICTS = (Verdict.OK, Verdict.FENCED, Verdict.GAP)
 _FLAGS = {(False, False): b"", (True, False): b"e", (False, True): b"m", (True, True): b"em"}  # ends, first
 _OLDEST_SERVER = (7, 0)
+TABLE_TTL_S = 315_360_000  # ten years, from the last time that it was written to
 _COMMIT = function("commit")
 
 
@@ -312,10 +313,10 @@ class ValkeyStore:
 
     # ------------------------------------------------------------------ notes
 
-    def _note(self, name: str) -> tuple[bytes, int]:
+    def _note(self, name: str, kind: str = "k") -> tuple[bytes, int]:
         place = partition_for(name)
         digest = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
-        return f"{self._tagged(place)}k:{digest}".encode(), place
+        return f"{self._tagged(place)}{kind}:{digest}".encode(), place
 
     async def remember(self, name: str, value: bytes, ttl_s: int) -> None:
         key, place = self._note(name)
@@ -324,6 +325,25 @@ class ValkeyStore:
     async def recall(self, name: str) -> bytes | None:
         key, place = self._note(name)
         return cast(bytes | None, await self._ask(place, b"GET", key))
+
+    async def put_row(self, table: str, row: str, value: bytes) -> None:
+        key, place = self._note(table, "t")
+        await self._ask(place, b"HSET", key, row.encode(), value)
+        await self._ask(place, b"EXPIRE", key, b"%d" % TABLE_TTL_S)
+
+    async def get_row(self, table: str, row: str) -> bytes | None:
+        key, place = self._note(table, "t")
+        return cast(bytes | None, await self._ask(place, b"HGET", key, row.encode()))
+
+    async def drop_row(self, table: str, row: str) -> bool:
+        key, place = self._note(table, "t")
+        return bool(await self._ask(place, b"HDEL", key, row.encode()))
+
+    async def rows(self, table: str) -> dict[str, bytes]:
+        key, place = self._note(table, "t")
+        said = await self._ask(place, b"HGETALL", key)
+        pairs = said.items() if isinstance(said, dict) else zip(said[::2], said[1::2], strict=True)
+        return {row.decode(): value for row, value in pairs}
 
     # ------------------------------------------------------------------ followers
 
