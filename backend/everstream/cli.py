@@ -4,8 +4,8 @@
 server together take a second to import.  So this is the one module that imports inside functions: each command
 brings in what it needs, when it is the one that was asked for.
 
-The flags of every command that takes settings are made from the table in `config.py`.  They are handed on as they
-were written: the table judges flags, environment and file alike, in the same words.
+What commands share is in `console` (exit codes, what is said of wrong usage) and `arguments` (the flags of settings);
+a command with several verbs is a module of its own: `store_command`, `key_command`, `token_command`.
 
 Exit codes: 0 done; 1 found something to mend (`doctor`) or an unforeseen failure; 2 wrong usage or settings; 3 the
 store is not available; 4 the port is taken; 130 interrupted.
@@ -20,31 +20,15 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from enum import IntEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from everstream import __version__
+from everstream.console import Exit, Parser, complain
 
 if TYPE_CHECKING:
-    from everstream.config import Loaded
     from everstream.gateway.application import App
-    from everstream.settings import Settings
-    from everstream.store.embedded import Status
 
 TOKEN_ENV: Final = "EVERSTREAM_TOKEN"  # of a client; the server has no such setting
-KEYS_EPILOG: Final = "Keys are better given in the environment or the file: anybody on the machine can see flags."
-
-
-class Exit(IntEnum):
-    """What the process tells its parent."""
-
-    DONE = 0
-    FAILED = 1
-    USAGE = 2
-    STORE = 3
-    PORT = 4
-    INTERRUPTED = 130
 
 
 class Command(NamedTuple):
@@ -68,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command is None:
         from everstream.config import unknown
 
-        return _complain("everstream", unknown("command", name, COMMANDS), "everstream --help shows all")
+        return complain("everstream", unknown("command", name, COMMANDS), "everstream --help shows all")
     return _guarded(f"everstream {name}", command, given[1:])
 
 
@@ -89,7 +73,7 @@ def _guarded(program: str, command: Command, given: Sequence[str]) -> int:
         code = _code_of(error)
         if code is None:
             raise
-        _complain(program, *getattr(error, "problems", [getattr(error, "message", None) or str(error)]))
+        complain(program, *getattr(error, "problems", [getattr(error, "message", None) or str(error)]))
         return code
 
 
@@ -110,19 +94,21 @@ def _code_of(error: Exception) -> Exit | None:
 
 
 def _serve(program: str, given: Sequence[str]) -> int:
+    from everstream.arguments import settings_of, settings_parser
+
     description = "Run a server until it is told to stop (Ctrl-C or SIGTERM)."
-    parser = _settings_parser(program, description, "[MODULE:APP] [FLAGS]")
+    parser = settings_parser(program, description, "[MODULE:APP] [FLAGS]")
     parser.add_argument("app", nargs="?", metavar="MODULE:APP", help="an application of everstream.create_app()")
     arguments, rest = parser.parse_known_args(given)
     app = _app(arguments.app) if arguments.app is not None and not rest else None
-    settings = _settings(arguments, rest, None if app is None else app.settings).settings
+    settings = settings_of(arguments, rest, None if app is None else app.settings).settings
     from everstream.doctor import exposure, no_sharing
 
     danger = exposure(settings) if app is None or app.authenticate is None else None
     if danger and not settings.insecure:
-        return _complain(program, f"{danger}; say --insecure if that is meant")
+        return complain(program, f"{danger}; say --insecure if that is meant")
     if hindrance := no_sharing(settings):
-        return _complain(program, hindrance)
+        return complain(program, hindrance)
     if settings.workers > 1:
         from everstream.gateway.parent import serve_many
 
@@ -143,42 +129,28 @@ def _app(name: str) -> App:
         raise ConfigError([str(error)]) from None
 
 
-def _store(program: str, given: Sequence[str]) -> int:
-    parser = _settings_parser(program, "Look after the embedded store of the data directory.", "{status,stop} [FLAGS]")
-    parser.add_argument("action", choices=("status", "stop"), help="show what runs, or stop what was left running")
-    parser.add_argument("--json", action="store_true", help="write JSON (status)")
-    arguments, rest = parser.parse_known_args(given)
-    data_dir = _settings(arguments, rest).settings.data_dir
-    from everstream.store import embedded
-
-    _log_to_stderr()
-    if arguments.action == "stop":
-        stopped = asyncio.run(embedded.stop(data_dir))
-        print(f"the store in {data_dir} is stopped" if stopped else f"no store runs in {data_dir}")
-        return Exit.DONE
-    status = asyncio.run(embedded.status(data_dir))
-    print(json.dumps(_status_fields(status), indent=2) if arguments.json else _status_text(status, data_dir))
-    return Exit.DONE if status.server else Exit.STORE
-
-
 def _doctor(program: str, given: Sequence[str]) -> int:
-    parser = _settings_parser(program, "Check what a server needs, and say what to do about what is missing.")
+    from everstream.arguments import flags_of, log_to_stderr, settings_parser
+
+    parser = settings_parser(program, "Check what a server needs, and say what to do about what is missing.")
     parser.add_argument("--json", action="store_true", help="write JSON")
     arguments, rest = parser.parse_known_args(given)
-    flags = _flags(arguments, rest)
+    flags = flags_of(arguments, rest)
     from everstream import doctor
 
-    _log_to_stderr()
+    log_to_stderr()
     findings = asyncio.run(doctor.examine(flags, arguments.config))
     print(doctor.as_json(findings) if arguments.json else doctor.as_text(findings))
     return Exit.DONE if doctor.healthy(findings) else Exit.FAILED
 
 
 def _config(program: str, given: Sequence[str]) -> int:
-    parser = _settings_parser(program, "Show the settings in force and where each came from.  Secrets are masked.")
+    from everstream.arguments import settings_of, settings_parser
+
+    parser = settings_parser(program, "Show the settings in force and where each came from.  Secrets are masked.")
     parser.add_argument("--json", action="store_true", help="write JSON")
     arguments, rest = parser.parse_known_args(given)
-    loaded = _settings(arguments, rest)
+    loaded = settings_of(arguments, rest)
     from everstream.config import as_toml, effective
 
     if arguments.json:
@@ -193,7 +165,7 @@ def _config(program: str, given: Sequence[str]) -> int:
 
 def _chat(program: str, given: Sequence[str]) -> int:
     description = "Talk to a model in the terminal, through a running server.  A question is answered, and that is it."
-    parser = _Parser(prog=program, usage="[QUESTION] [FLAGS]", description=description)
+    parser = Parser(prog=program, usage="[QUESTION] [FLAGS]", description=description)
     parser.add_argument("question", nargs="*", metavar="QUESTION", help="ask this, show the answer, and end")
     parser.add_argument("--url", default="ws://127.0.0.1:8000/ws", help="the server (%(default)s)")
     parser.add_argument("--model", metavar="PROVIDER/NAME", help="the model; without it the server's first usable one")
@@ -230,14 +202,16 @@ def _chat(program: str, given: Sequence[str]) -> int:
 
 
 def _local(program: str, given: Sequence[str]) -> int:
+    from everstream.arguments import settings_of, settings_parser
+
     description = "Fetch a small model that needs no key and no network, see which are here, or take it away."
-    parser = _settings_parser(program, description, "{install,status,remove} [FLAGS]")
+    parser = settings_parser(program, description, "{install,status,remove} [FLAGS]")
     parser.add_argument(
         "action", choices=("install", "status", "remove"), help="fetch it, show what is here, remove it"
     )
     parser.add_argument("--json", action="store_true", help="write JSON (status)")
     arguments, rest = parser.parse_known_args(given)
-    data_dir = _settings(arguments, rest).settings.data_dir
+    data_dir = settings_of(arguments, rest).settings.data_dir
     from everstream import local_install
 
     if arguments.action == "status":
@@ -247,20 +221,39 @@ def _local(program: str, given: Sequence[str]) -> int:
     try:
         print(local_install.install(data_dir) if arguments.action == "install" else local_install.remove(data_dir))
     except local_install.InstallFailed as failure:
-        _complain(program, str(failure))
+        complain(program, str(failure))
         return Exit.FAILED
     return Exit.DONE
 
 
 def _bench(program: str, given: Sequence[str]) -> int:
     description = "Measure how fast models answer: time to the first token, tokens a second, gaps, cost."
-    parser = _Parser(prog=program, usage="MODEL… [FLAGS]", description=description)
+    parser = Parser(prog=program, usage="MODEL… [FLAGS]", description=description)
     from everstream import bench
+    from everstream.arguments import log_to_stderr
 
     bench.add_arguments(parser, _parameter)
     asked = parser.parse_args(given)
-    _log_to_stderr()
+    log_to_stderr()
     return bench.main(asked)
+
+
+def _key(program: str, given: Sequence[str]) -> int:
+    from everstream import key_command
+
+    return key_command.run(program, given)
+
+
+def _token(program: str, given: Sequence[str]) -> int:
+    from everstream import token_command
+
+    return token_command.run(program, given)
+
+
+def _store(program: str, given: Sequence[str]) -> int:
+    from everstream import store_command
+
+    return store_command.run(program, given)
 
 
 COMMANDS: Final = {
@@ -270,67 +263,13 @@ COMMANDS: Final = {
     "config": Command(_config, "show the settings in force and where they come from"),
     "local": Command(_local, "a model on this machine, without a key: local install, local status, local remove"),
     "bench": Command(_bench, "measure how fast models answer"),
+    "key": Command(_key, "keys that clients show: key create, key list, key revoke"),
+    "token": Command(_token, "JSON Web Tokens that clients show, for trials and tests"),
     "store": Command(_store, "look at or stop the embedded store: store status, store stop"),
 }
 
 
 # --------------------------------------------------------------------------- arguments
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line: with forty flags the usual usage text hides it."""
-
-    def __init__(self, *, prog: str, usage: str, description: str, epilog: str | None = None) -> None:
-        super().__init__(prog=prog, usage=f"{prog} {usage}", description=description, epilog=epilog, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        raise SystemExit(_complain(self.prog, message, f"{self.prog} --help shows all"))
-
-
-def _settings_parser(program: str, description: str, usage: str = "[FLAGS]") -> _Parser:
-    from everstream.config import CONFIG_ENV, CONFIG_NAME, describe
-    from everstream.settings import Settings
-
-    parser = _Parser(prog=program, usage=usage, description=description, epilog=KEYS_EPILOG)
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help=f"settings file ({CONFIG_ENV}, or {CONFIG_NAME} if there is one)"
-    )
-    for row in describe():
-        text = f"{row.description} ({row.default})".replace("%", "%%")
-        if Settings.model_fields[row.name].annotation is bool:
-            switch = argparse.BooleanOptionalAction
-            parser.add_argument(row.flag, dest=row.name, action=switch, default=argparse.SUPPRESS, help=text)
-        else:
-            unit = row.name.rpartition("_")[2].upper()
-            metavar = unit if unit in ("MS", "S", "BYTES") else "VALUE"
-            parser.add_argument(row.flag, dest=row.name, metavar=metavar, default=argparse.SUPPRESS, help=text)
-    return parser
-
-
-def _settings(arguments: argparse.Namespace, rest: Sequence[str], written: Settings | None = None) -> Loaded:
-    """The settings, with the flags that were given.  Raises ConfigError.
-
-    `written` are those of a program, which looks at no environment and no file: then only flags change them.
-    """
-    from everstream.config import Loaded, Source, load
-
-    loaded = load(_flags(arguments, rest), arguments.config)
-    if written is None:
-        return loaded
-    flags = {name for name, origin in loaded.origins.items() if origin.source is Source.FLAG}
-    values = {name: getattr(loaded.settings if name in flags else written, name) for name in type(written).model_fields}
-    return Loaded(type(written)(**values), loaded.origins)
-
-
-def _flags(arguments: argparse.Namespace, rest: Sequence[str]) -> dict[str, str | bool]:
-    from everstream.config import NAMES, ConfigError, flag_of, unknown
-
-    if rest:
-        known = ["--help", "--config", "--json", *map(flag_of, NAMES)]
-        strange = [word.partition("=")[0] for word in rest if word.startswith("-")]
-        problems = [unknown("flag", word, known) for word in strange] or [f"unexpected argument: {' '.join(rest)}"]
-        raise ConfigError(problems)
-    return {name: value for name, value in vars(arguments).items() if name in NAMES}
 
 
 def _parameter(text: str) -> tuple[str, Any]:
@@ -353,42 +292,4 @@ def _overview() -> str:
         "Durable, resumable, cancellable streams from language models to people.\n\n"
         f"{rows}\n\n"
         "everstream COMMAND --help shows the flags of a command; everstream --version the version."
-    )
-
-
-def _log_to_stderr() -> None:
-    """Standard output is for the answer, which may be read by a program."""
-    import structlog
-
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-
-
-def _complain(program: str, *lines: str) -> int:
-    for line in lines:
-        print(f"{program}: {line}", file=sys.stderr)
-    return Exit.USAGE
-
-
-def _status_fields(status: Status) -> dict[str, str | int | bool | None]:
-    server = status.server
-    return {
-        "running": server is not None,
-        "in_use": status.in_use,
-        "pid": server.pid if server else None,
-        "version": f"{server.kind} {server.version}" if server else None,
-        "uptime_s": server.uptime_s if server else None,
-        "data_bytes": status.data_bytes,
-        "socket": str(status.socket_path),
-        "log": str(status.log_path),
-    }
-
-
-def _status_text(status: Status, data_dir: Path) -> str:
-    server = status.server
-    if server is None:
-        return f"no store runs in {data_dir} ({status.data_bytes} bytes of data)"
-    use = "in use" if status.in_use else "in use by nobody: everstream store stop ends it"
-    return (
-        f"{server.kind} {server.version} runs in {data_dir}: process {server.pid}, up {server.uptime_s} s, {use}\n"
-        f"  data    {status.data_bytes} bytes\n  socket  {status.socket_path}\n  log     {status.log_path}"
     )
