@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from hashlib import blake2b
 from typing import Any
 
@@ -34,6 +34,7 @@ from everstream.runtime.hub import Feed, Hub, log_of
 from everstream.runtime.keeper import Keeper
 from everstream.runtime.relay import Relay
 from everstream.runtime.resting import Resting
+from everstream.runtime.revoking import REVOKED, tell_revoked
 from everstream.runtime.succession import LEAD, Meta, Succession
 from everstream.runtime.turns import OnTurn, Turns
 from everstream.settings import Settings
@@ -54,6 +55,7 @@ class Node:
         self.settings = settings
         self.counters = Counters()
         self.draining = False
+        self.on_revoked: Callable[[str], None] = lambda proof: None  # for whoever let somebody in by that proof
         self._store = store
         self._providers = providers
         self._clock = asyncio.get_running_loop().time
@@ -200,6 +202,14 @@ class Node:
                 await self._ask_to_stop(feed)
         raise EverstreamError("store.unavailable", "the stream stops; its end is not stored yet")
 
+    async def revoke(self, proof: str) -> int:
+        """Tell every living node, this one too, that a proof holds no more; how many were told.
+
+        Each calls its `on_revoked`.  Raises EverstreamError `store.unavailable`.
+        """
+        told, _ = await tell_revoked(self._store, proof)
+        return told
+
     async def _ask_to_stop(self, feed: Feed) -> None:
         """Cancel a stream here, or leave word where it is led.  Safe to repeat."""
         if feed.log.ended:
@@ -230,6 +240,8 @@ class Node:
         elif message.startswith(LEAD):
             stream = message[len(LEAD) :].decode()
             self.do(self._succession.lead(stream), f"lead {stream}")
+        elif message.startswith(REVOKED):
+            self.on_revoked(message[len(REVOKED) :].decode())
 
     async def _step_down(self, feed: Feed) -> None:
         """Lead no more: drop what was not committed, read on as a follower."""
