@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import inspect
-import ipaddress
 import json
 import os
 import platform
@@ -34,7 +33,7 @@ from everstream.providers.discovery import USUAL, Discovery
 from everstream.providers.endpoint import Endpoint
 from everstream.providers.local_models import HOW, folder_of, has_engine, models_in
 from everstream.providers.presets import endpoints_of
-from everstream.settings import Settings
+from everstream.settings import Settings, is_this_machine
 from everstream.store import embedded
 from everstream.store.base import StoreUnavailable
 from everstream.store.resp import ServerError, ask, parse_info, parse_url
@@ -72,12 +71,7 @@ Check = Callable[[Settings], Finding | Awaitable[Finding]]
 
 def exposure(settings: Settings) -> str | None:
     """Why this server would be open to people who have not proved who they are; None where it is not."""
-    host = settings.host.strip("[]")
-    try:
-        alone = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        alone = host == "localhost" or host.endswith(".localhost")
-    if alone:
+    if is_this_machine(settings.host) or settings.auth != "none":
         return None
     return f"other machines can reach {settings.host}, and nobody has to prove who they are"
 

