@@ -50,6 +50,7 @@ FAULTS: dict[str, Fault] = {
 
 # Close codes that no error code stands behind.  4000-4499 mean "come back", 4500-4999 mean "do not".
 CLOSE_TOO_SLOW = 4002
+CLOSE_EXPIRED = 4005
 
 
 class EverstreamError(Exception):

@@ -26,8 +26,10 @@ from starlette.websockets import WebSocket
 from everstream.core.errors import FAULTS, EverstreamError
 from everstream.core.wire import SUBPROTOCOLS, Encoding
 from everstream.gateway.auth import Authenticate
+from everstream.gateway.connections import Connections
 from everstream.gateway.metrics import exposition
-from everstream.gateway.websocket import Connection, Connections
+from everstream.gateway.revocation import watch_proofs
+from everstream.gateway.websocket import Connection
 from everstream.runtime.node import Node
 
 logger = structlog.get_logger(__name__)
@@ -85,19 +87,27 @@ def may_connect(origin: str | None, host: str | None, allowed: Collection[str]) 
 
 
 class Site:
-    """What the routes serve: a node, once it runs, its connections, and who may come in."""
+    """What the routes serve: a node, once it runs, its connections, and who may come in.
+
+    `authenticate` is the application's own; without it, it is what the settings ask for.
+    """
 
     def __init__(self, authenticate: Authenticate | None = None) -> None:
+        self._own = authenticate
         self.authenticate = authenticate
         self.connections = Connections()
         self._node: Node | None = None
         self._allowed_origins: frozenset[str] = frozenset()
 
-    def open(self, node: Node, connections: Connections | None = None) -> None:
-        """Serve this node, which runs."""
+    def open(
+        self, node: Node, connections: Connections | None = None, authenticate: Authenticate | None = None
+    ) -> None:
+        """Serve this node, which runs.  `authenticate` is what its settings ask for."""
         origins = node.settings.allowed_origins.split(",")
         self._allowed_origins = frozenset(part.strip() for part in origins if part.strip())
         self.connections = Connections() if connections is None else connections
+        self.authenticate = self._own or authenticate
+        watch_proofs(node, self.connections, self.authenticate)
         self._node = node
 
     def close(self) -> None:
@@ -164,8 +174,8 @@ class Site:
         return Response(body, headers={"content-type": content_type})
 
 
-def app_around(node: Node, connections: Connections) -> Starlette:
+def app_around(node: Node, connections: Connections, authenticate: Authenticate | None = None) -> Starlette:
     """The application around a node that is running."""
     site = Site()
-    site.open(node, connections)
+    site.open(node, connections, authenticate)
     return Starlette(routes=site.routes(), middleware=[Middleware(SafeHeaders)])

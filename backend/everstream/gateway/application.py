@@ -27,7 +27,7 @@ from everstream.config import load
 from everstream.core.errors import FAULTS, EverstreamError
 from everstream.gateway.app import SafeHeaders, Site
 from everstream.gateway.auth import Authenticate
-from everstream.gateway.websocket import Connections
+from everstream.gateway.connections import Connections
 from everstream.providers.function import Declared, Function, Model, Models
 from everstream.providers.registry import registry_of
 from everstream.runtime.node import Node
@@ -45,7 +45,8 @@ class App(Starlette):
 
     `settings`: those of the environment and of `everstream.toml` where they are None, read when it starts; a mapping is
     what `Settings` takes.  `models`: functions, or `Model`s, by the name they are to have.  `authenticate` says who a
-    client is (`gateway.auth`), `on_turn` is told of every answer that has ended (`runtime.turns`).
+    client is (`gateway.auth`; without it, what the settings' `auth` asks for does), `on_turn` is told of every answer
+    that has ended (`runtime.turns`).
     """
 
     def __init__(
@@ -89,9 +90,9 @@ class App(Starlette):
 
         return register
 
-    def serve(self, node: Node, connections: Connections) -> None:
-        """Serve a node that somebody else starts and stops."""
-        self._site.open(node, connections)
+    def serve(self, node: Node, connections: Connections, authenticate: Authenticate | None = None) -> None:
+        """Serve a node that somebody else starts and stops.  `authenticate` is what its settings ask for."""
+        self._site.open(node, connections, authenticate)
 
     # ------------------------------------------------------------------ a node of its own
 

@@ -15,6 +15,9 @@ from everstream.runtime.node import Node
 # name, help, field of Counters
 COUNTERS = (
     ("everstream_connections", "WebSocket connections accepted.", "connections_total"),
+    ("everstream_connections_refused", "Connections refused at hello: nobody was let in.", "connections_refused"),
+    ("everstream_connections_expired", "Connections closed because their token expired.", "connections_expired"),
+    ("everstream_connections_revoked", "Connections closed because their key was taken back.", "connections_revoked"),
     ("everstream_streams_started", "Generations started here.", "streams_started"),
     ("everstream_streams_adopted", "Generations taken over from another node.", "streams_adopted"),
     ("everstream_streams_handed_over", "Generations that this node gave to another on purpose.", "handed_over"),

@@ -34,10 +34,11 @@ import uvloop
 from everstream.core.errors import EverstreamError
 from everstream.gateway.app import app_around
 from everstream.gateway.application import App
+from everstream.gateway.auth import Authenticate
+from everstream.gateway.connections import Connected, Connections
 from everstream.gateway.lifeline import Lifeline, Word
 from everstream.gateway.startup import EXIT_PORT, EXIT_STORE, announce, bind, configure_logs, tell_systemd
 from everstream.gateway.transport import DirectProtocol
-from everstream.gateway.websocket import Connection, Connections
 from everstream.providers.registry import registry_of
 from everstream.runtime.node import Node
 from everstream.settings import Settings
@@ -124,7 +125,7 @@ class Server(uvicorn.Server):
         goodbyes = self._say_goodbye(spread_ms)
         await asyncio.gather(self._clients_left(goodbyes), self._node.drain(drain_s), self._released())
 
-    def _say_goodbye(self, spread_ms: int) -> list[tuple[float, Connection]]:
+    def _say_goodbye(self, spread_ms: int) -> list[tuple[float, Connected]]:
         """Tell every client how long it may stay: what was promised, in the loop's time, the first to go last."""
         now = asyncio.get_running_loop().time()
         self._connections.leave_by = now + spread_ms / 1000
@@ -135,7 +136,7 @@ class Server(uvicorn.Server):
             promised.append((now + after_ms / 1000, connection))
         return sorted(promised, key=lambda promise: promise[0], reverse=True)
 
-    async def _clients_left(self, promised: list[tuple[float, Connection]]) -> None:
+    async def _clients_left(self, promised: list[tuple[float, Connected]]) -> None:
         """Until all that were told have gone: a connection works until its time is over, and is closed then."""
         loop = asyncio.get_running_loop()
         while promised and len(self._connections):
@@ -213,13 +214,18 @@ async def run_node(
     return 0
 
 
-def uvicorn_config(node: Node, connections: Connections, app: App | None = None) -> uvicorn.Config:
-    """uvicorn as this server wants it, with `app` or else the plain application around the node."""
+def uvicorn_config(
+    node: Node, connections: Connections, app: App | None = None, authenticate: Authenticate | None = None
+) -> uvicorn.Config:
+    """uvicorn as this server wants it, with `app` or else the plain application around the node.
+
+    `authenticate` is what the settings ask for; an application's own goes before it.
+    """
     settings = node.settings
     if app is not None:
-        app.serve(node, connections)
+        app.serve(node, connections, authenticate)
     return uvicorn.Config(
-        app_around(node, connections) if app is None else app,
+        app_around(node, connections, authenticate) if app is None else app,
         ws=DirectProtocol,
         ws_max_size=settings.frame_bytes,
         ws_ping_interval=settings.ping_interval_s,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any
 
 import structlog
@@ -21,12 +21,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from everstream.core import protocol
 from everstream.core.cursor import Cursor
-from everstream.core.errors import CLOSE_TOO_SLOW, FAULTS, EverstreamError
+from everstream.core.errors import CLOSE_EXPIRED, CLOSE_TOO_SLOW, FAULTS, EverstreamError
 from everstream.core.events import Phase
 from everstream.core.log import Log, Position
 from everstream.core.protocol import ClientProtocol, Command, Id, Refuse, error_frame, error_of, reply
 from everstream.core.wire import Encoding
-from everstream.gateway.auth import ANONYMOUS, Authenticate, Principal, credentials_of, principal_of
+from everstream.gateway.auth import Authenticate
+from everstream.gateway.connections import Connections
+from everstream.gateway.standing import Standing
 from everstream.gateway.transport import Outlet, outlet_of
 from everstream.runtime.ending import end
 from everstream.runtime.hub import Feed
@@ -60,8 +62,9 @@ class Connection:
         self._outlet: Outlet = outlet_of(
             websocket, encoding, self._settings.write_high_water_bytes, self._settings.write_timeout_s
         )
-        self._authenticate = authenticate
-        self._principal: Principal = ANONYMOUS
+        self.standing = Standing(
+            websocket, authenticate, self._settings.hello_timeout_s, self._expires_soon, self._expired
+        )
         self._feeds: dict[Feed, None] = {}
         self._ready: dict[Feed, None] = {}
         self._flushing = False
@@ -90,10 +93,15 @@ class Connection:
         finally:
             hello.cancel()
             heartbeat.cancel()
+            self.standing.end()
             self._outlet.shut()
             for feed in self._feeds:
                 feed.detach(self)
             await end(self._tasks)
+
+    @property
+    def _user(self) -> str:
+        return self.standing.principal.id
 
     async def _receive(self) -> str | bytes | None:
         message = await self._websocket.receive()
@@ -120,15 +128,26 @@ class Connection:
     async def _admit(self, command: protocol.Hello) -> bool:
         """Whether somebody may come in.  Nothing more is read until that is known: nobody does anything before."""
         try:
-            self._principal = await self._proved(command.token)
+            await self.standing.admit(command.token)
         except EverstreamError as error:
+            self._node.counters.connections_refused += 1
             await self._refuse(Refuse(error_of(error, command.id), FAULTS[error.code].close_code or CLOSE_INTERNAL))
             return False
         return True
 
-    async def _proved(self, token: str | None) -> Principal:
-        credentials = credentials_of(self._websocket, token)
-        return await principal_of(self._authenticate, credentials, self._settings.hello_timeout_s)
+    def _expires_soon(self) -> None:
+        self.send(error_frame("auth.required", "this token expires soon: renew it with `auth`", retryable=True))
+
+    def _expired(self) -> None:
+        self._node.counters.connections_expired += 1
+        self._spawn(self.close(CLOSE_EXPIRED, "authentication expired"))
+
+    def revoked(self) -> None:
+        """What it stands on was taken back."""
+        if not self._closing:
+            self._node.counters.connections_revoked += 1
+            frame = error_frame("auth.denied", "this token was taken back")
+            self._spawn(self._refuse(Refuse(frame, FAULTS["auth.denied"].close_code)))
 
     async def _refuse(self, refusal: Refuse) -> None:
         self.send(refusal.frame)
@@ -241,7 +260,7 @@ class Connection:
                 protocol=protocol.PROTOCOL_VERSION,
                 connection=self.id,
                 node=self._node.id,
-                user={"id": self._principal.id, "name": self._principal.name},
+                user={"id": self._user, "name": self.standing.principal.name},
                 heartbeat_ms=settings.heartbeat_ms,
                 limits={
                     "frame_bytes": settings.frame_bytes,
@@ -267,7 +286,7 @@ class Connection:
         self._check_room()
         self._starting += 1
         try:
-            feed = await self._node.generate(request, self._principal.id, command.request_id)
+            feed = await self._node.generate(request, self._user, command.request_id)
         finally:
             self._starting -= 1
         self.send(reply("accepted", command.id, stream=feed.stream, epoch=feed.log.position(0).epoch))
@@ -278,7 +297,7 @@ class Connection:
             raise EverstreamError("session.unknown", "there is no such session")
         if command.stream is None:
             raise EverstreamError("request.invalid", "`stream` is missing")
-        offset = await self._node.cancel(command.stream)
+        offset = await self._node.cancel(command.stream, self._user)
         self.send(reply("cancelled", command.id, streams=[{"stream": command.stream, "offset": offset}]))
 
     async def _subscribe(self, command: protocol.Subscribe) -> None:
@@ -286,7 +305,7 @@ class Connection:
 
     async def _read(self, stream: str, seen: Position, command_id: Id) -> None:
         """Answer with the reader's place and read on from there; or with a snapshot where the place is unknown."""
-        feed = await self._node.find_for(stream, seen)
+        feed = await self._node.find_for(stream, seen, self._user)
         if feed not in self._feeds:
             self._check_room()
         log = feed.log
@@ -314,10 +333,7 @@ class Connection:
         self.send(reply("ok", command.id))
 
     async def _auth(self, command: protocol.Auth) -> None:
-        principal = await self._proved(command.token)
-        if principal.id != self._principal.id:
-            raise EverstreamError("auth.forbidden", "this token is somebody else's: connect anew with it")
-        self._principal = principal
+        await self.standing.renew(command.token)
         self.send(reply("ok", command.id))
 
     async def _models(self, command: protocol.Models) -> None:
@@ -355,27 +371,3 @@ _HANDLERS: dict[type[Command], Any] = {
     protocol.Models: Connection._models,
     protocol.Ping: Connection._ping,
 }
-
-
-class Connections:
-    """All connections of this process."""
-
-    def __init__(self) -> None:
-        self._open: set[Connection] = set()
-        self.leave_by: float | None = None  # loop time by which everybody was asked to have left
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def __iter__(self) -> Iterator[Connection]:
-        return iter(list(self._open))
-
-    async def serve(self, connection: Connection, node: Node) -> None:
-        self._open.add(connection)
-        node.counters.connections += 1
-        node.counters.connections_total += 1
-        try:
-            await connection.run()
-        finally:
-            self._open.discard(connection)
-            node.counters.connections -= 1

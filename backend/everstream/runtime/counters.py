@@ -25,3 +25,6 @@ class Counters:
     slow_readers: int = 0
     connections: int = 0  # open now
     connections_total: int = 0
+    connections_refused: int = 0  # nobody was let in
+    connections_expired: int = 0  # their token ran out
+    connections_revoked: int = 0  # their key was taken back

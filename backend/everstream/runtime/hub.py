@@ -19,6 +19,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+import msgspec
+
 from everstream.core.cursor import Cursor, Run, runs
 from everstream.core.events import Phase
 from everstream.core.log import Log, Position
@@ -30,6 +32,15 @@ FRAME_CHARS_MAX = 128 * 1024  # of text in one run: a reader far behind gets sev
 FRAMES_CACHED_MAX = 64  # a feed; readers in step need one
 ASK_AGAIN_S = 0.5
 CATCH_UP_S = 3.0  # for a leader to notice that the store forgot something (it probes every 2 s), and to send it again
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """That part of a stream's meta which says whose it is."""
+
+    user: str
+
+
+_owner_decoder = msgspec.msgpack.Decoder(Owner)
 
 
 class Encoder(Protocol):
@@ -65,6 +76,7 @@ class Feed:
         "_believing",
         "_frames",
         "_moved",
+        "_owner",
         "ahead",
         "behind_since",
         "checked_at",
@@ -88,6 +100,7 @@ class Feed:
         self.copied = True  # False: some entries were not confirmed by a replica in time
         self.log = log
         self.meta = meta
+        self._owner: str | None = None  # until somebody asks
         self.led = False
         self.relay: Generation | None = None
         self.cursors: dict[Reader, Cursor] = {}
@@ -99,6 +112,12 @@ class Feed:
         self._frames: dict[tuple[int, Encoder], tuple[list[bytes], int]] = {}
         self._moved: asyncio.Event | None = None
         self._believing: asyncio.TimerHandle | None = None
+
+    def is_of(self, user: str) -> bool:
+        """Whether the stream belongs to this user."""
+        if self._owner is None:
+            self._owner = _owner_decoder.decode(self.meta).user
+        return self._owner == user
 
     # ------------------------------------------------------------------ readers
 

@@ -132,12 +132,12 @@ class Node:
         meta = msgspec.msgpack.encode(Meta(request, user))
         stream = stream_id(partition, secrets.token_bytes(17))
         if not self.settings.lead:
-            return await self._generate_elsewhere(stream, known_as, meta)
+            return await self._generate_elsewhere(stream, known_as, meta, user)
         self.hub.being_made.add(stream)
         try:
             created = await self._store.create(stream, known_as, meta)
             if not created.fresh:
-                return await self.find(created.stream)
+                return await self.find(created.stream, user)
             feed = self.hub.lead(Log(created.stream, created.epochs), meta)
         finally:
             self.hub.being_made.discard(stream)
@@ -145,7 +145,7 @@ class Node:
         self.start_relay(feed, request, None)
         return feed
 
-    async def _generate_elsewhere(self, stream: str, known_as: str, meta: bytes) -> Feed:
+    async def _generate_elsewhere(self, stream: str, known_as: str, meta: bytes, user: str) -> Feed:
         """This node runs no models: name one that does."""
         leader = owner_of(partition_of(stream), await self._succession.heirs())
         if leader is None:
@@ -154,26 +154,29 @@ class Node:
         if created.fresh:
             self.counters.streams_started += 1
             await self._store.send(leader, LEAD + created.stream.encode())
-        return await self.find(created.stream)
+        return await self.find(created.stream, user)
 
-    async def find(self, stream: str) -> Feed:
-        """Raises EverstreamError `stream.unknown`, `store.unavailable`."""
+    async def find(self, stream: str, user: str | None = None) -> Feed:
+        """The feed of a stream that belongs to `user`; None: whoever's it is, for the node's own ends.
+
+        Raises EverstreamError `stream.unknown`, also for a stream of somebody else, and `store.unavailable`.
+        """
         try:
             partition_of(stream)
         except ValueError as error:
             raise EverstreamError("stream.unknown", "there is no such stream") from error
         feed = await self.hub.find(stream)
-        if feed is None:
+        if feed is None or (user is not None and not feed.is_of(user)):
             raise EverstreamError("stream.unknown", "there is no such stream")
         return feed
 
-    async def find_for(self, stream: str, seen: Position) -> Feed:
-        """The feed for a reader at `seen`.
+    async def find_for(self, stream: str, seen: Position, user: str | None = None) -> Feed:
+        """The feed for a reader at `seen`; of which user, as for `find`.
 
         If the reader knows more than this node, the store is asked.  If that knows no more, it may have lost what the
         leader still holds, or our own commit is under way: the reader waits for that a while.
         """
-        feed = await self.find(stream)
+        feed = await self.find(stream, user)
         if not feed.log.knows_less_than(seen):
             return feed
         if feed.led and seen.epoch > feed.log.epoch:
@@ -187,9 +190,12 @@ class Node:
             await feed.catch_up(seen, lambda: self.probe(feed))
         return await self.find(stream)  # nobody read it meanwhile: it may have left the memory
 
-    async def cancel(self, stream: str) -> int:
-        """Stop a stream, wherever it is led; the offset of its `stream_end`, after which nothing comes."""
-        feed = await self.find(stream)
+    async def cancel(self, stream: str, user: str | None = None) -> int:
+        """Stop a stream, wherever it is led; the offset of its `stream_end`, after which nothing comes.
+
+        Of which user, as for `find`.
+        """
+        feed = await self.find(stream, user)
         await self._ask_to_stop(feed)
         deadline = self._clock() + FENCE_WAIT_S
         while (left_s := deadline - self._clock()) > 0:

@@ -1,0 +1,61 @@
+"""All connections of a process, for whoever has something to tell them: a drain, or a proof that was taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from everstream.gateway.standing import Standing
+from everstream.runtime.node import Node
+
+
+class Connected(Protocol):
+    """A connection, as those see it who speak to all of them."""
+
+    standing: Standing
+
+    async def run(self) -> None:
+        """From the accepted upgrade until the socket is gone."""
+        ...
+
+    async def close(self, code: int, reason: str) -> None: ...
+
+    def goaway(self, after_ms: int, reason: str) -> None: ...
+
+    def revoked(self) -> None:
+        """What it stands on was taken back: close."""
+        ...
+
+
+class Connections:
+    """All connections of this process."""
+
+    def __init__(self) -> None:
+        self._open: set[Connected] = set()
+        self.leave_by: float | None = None  # loop time by which everybody was asked to have left
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Connected]:
+        return iter(list(self._open))
+
+    async def serve(self, connection: Connected, node: Node) -> None:
+        self._open.add(connection)
+        node.counters.connections += 1
+        node.counters.connections_total += 1
+        try:
+            await connection.run()
+        finally:
+            self._open.discard(connection)
+            node.counters.connections -= 1
+
+    def proofs(self) -> set[str]:
+        """What those who are connected stand on, as far as it can be told apart."""
+        return {connection.standing.principal.proof for connection in self._open} - {""}
+
+    def revoked(self, proof: str) -> None:
+        """Close what stands on this proof, at once."""
+        for connection in self:
+            if connection.standing.taken_back(proof):
+                connection.revoked()
