@@ -49,6 +49,9 @@ async def busy(one: Seat, two: Seat) -> list[str]:
     left, epochs = await begun(one, HEAD)
     assert await one.store.hand_over(left, epochs[-1][0], 3, "")
     await one.store.remember("note", b"v", 60)
+    for row in ("kept", "dropped"):
+        await one.store.put_row("table", row, b"v")
+    assert await two.store.drop_row("table", "dropped")
     for seat in (one, two):
         await seat.store.renew(60_000)
     await one.store.send("n_two", b"hello")

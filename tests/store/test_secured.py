@@ -20,6 +20,7 @@ from tests.store.test_cluster import Author, seated
 from tests.store.test_faults import refusal
 from tests.store.test_keys import busy
 
+from everstream.store.base import StoreUnavailable
 from everstream.store.resp import ServerError
 
 OPERATIONS = Path(__file__).parents[2] / "backend" / "OPERATIONS.md"
@@ -97,6 +98,8 @@ async def works(url: str) -> None:
         await busy(one, two)
         await one.store.open_streams()
         await one.store.recall("note")
+        assert await two.store.get_row("table", "kept") == b"v"
+        assert await two.store.rows("table") == {"kept": b"v"}
         await one.store.release()
         author = await Author.of(one, 9)
         await two.store.follow(author.stream)
@@ -146,6 +149,16 @@ async def test_a_user_who_may_too_little_is_told_so(secured: Secured) -> None:
         await member.ask(f"ACL SETUSER everstream +{right[1:]}")
     await member.ask("ACL SETUSER everstream resetchannels")
     assert "NOPERM" in await refusal(url)
+
+
+async def test_a_user_of_before_there_were_tables_serves_on_and_is_told_what_is_missing(secured: Secured) -> None:
+    member, _ = await secured.start("server", config=acl_line() + "\n")
+    await member.ask("ACL SETUSER everstream -hgetall")
+    async with seated(f"redis://everstream:{QUOTED}@{member.address}/0") as seat:
+        await seat.store.put_row("table", "row", b"v")
+        assert await seat.store.get_row("table", "row") == b"v"
+        with pytest.raises(StoreUnavailable, match="hgetall"):
+            await seat.store.rows("table")
 
 
 async def test_a_server_of_another_authority_is_not_believed(secured: Secured, certificates: Certificates) -> None:
