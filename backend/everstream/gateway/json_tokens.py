@@ -143,9 +143,9 @@ class PublishedKeys:
 
         Raises EverstreamError `internal`, to be tried again, where he cannot be asked.
         """
-        if self._must_ask(kid):
-            async with self._lock:
-                if self._must_ask(kid):  # nobody has, while we waited
+        if self._is_wanting(kid):
+            async with self._lock:  # whoever is asking asks for us too
+                if self._is_wanting(kid) and self._clock() - self._tried_at >= PAUSE_S:
                     await self._ask()
         key = self._keys.get(kid)
         if key is not None and self._clock() - self._fetched_at < OUTLIVE_S:
@@ -156,9 +156,8 @@ class PublishedKeys:
             raise EverstreamError("internal", text, retryable=True, retry_after_ms=wait_ms)
         return None
 
-    def _must_ask(self, kid: str) -> bool:
-        now = self._clock()
-        return (kid not in self._keys or now - self._fetched_at >= HOLD_S) and now - self._tried_at >= PAUSE_S
+    def _is_wanting(self, kid: str) -> bool:
+        return kid not in self._keys or self._clock() - self._fetched_at >= HOLD_S
 
     async def _ask(self) -> None:
         self._tried_at, self._failed = self._clock(), True
