@@ -20,6 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
+from everstream.gateway.auth import Authenticate
 from everstream.gateway.server import Server, uvicorn_config
 from everstream.gateway.websocket import Connections
 from everstream.providers.registry import Registry
@@ -163,7 +164,10 @@ class Held:
 
 @asynccontextmanager
 async def serving(
-    store: MemoryStore | None = None, registry: Callable[[Settings], Registry] | None = None, **given: Any
+    store: MemoryStore | None = None,
+    registry: Callable[[Settings], Registry] | None = None,
+    authenticate: Authenticate | None = None,
+    **given: Any,
 ) -> AsyncIterator[Gateway]:
     """`registry` makes the providers; without it they are `hand` and `scripted`."""
     store = store or MemoryStore()
@@ -173,7 +177,7 @@ async def serving(
     node = Node(settings, store, providers)
     await node.start()
     connections = Connections()
-    config = uvicorn_config(node, connections)
+    config = uvicorn_config(node, connections, authenticate=authenticate)
     server = Server(config, node, connections)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         running = asyncio.create_task(server.serve([listener]))

@@ -27,6 +27,7 @@ from everstream.config import load
 from everstream.core.errors import FAULTS, EverstreamError
 from everstream.gateway.app import SafeHeaders, Site
 from everstream.gateway.auth import Authenticate
+from everstream.gateway.authenticator import authenticator_of
 from everstream.gateway.connections import Connections
 from everstream.providers.function import Declared, Function, Model, Models
 from everstream.providers.registry import registry_of
@@ -116,10 +117,11 @@ class App(Starlette):
                 return
             settings = self.settings or load().settings
             store = store_of(settings)
+            asked = authenticator_of(settings, store) if self.authenticate is None else None
             node = Node(settings, store, registry_of(settings, store, self.models), self.on_turn)
             await node.start()
             self._node = node
-            self._site.open(node)
+            self._site.open(node, authenticate=asked)
 
     async def _stop(self) -> None:
         node, self._node, self._starting, self._stopped = self._node, None, None, True

@@ -35,6 +35,7 @@ from everstream.core.errors import EverstreamError
 from everstream.gateway.app import app_around
 from everstream.gateway.application import App
 from everstream.gateway.auth import Authenticate
+from everstream.gateway.authenticator import authenticator_of
 from everstream.gateway.connections import Connected, Connections
 from everstream.gateway.lifeline import Lifeline, Word
 from everstream.gateway.startup import EXIT_PORT, EXIT_STORE, announce, bind, configure_logs, tell_systemd
@@ -186,6 +187,7 @@ async def run_node(
     """One node on a bound socket, by itself or on its parent's lifeline, until it is told to go; the exit code."""
     store = store_of(settings)
     models, on_turn = (app.models, app.on_turn) if app is not None else (None, None)
+    asked = authenticator_of(settings, store) if app is None or app.authenticate is None else None
     node = Node(settings, store, registry_of(settings, store, models), on_turn)
     try:
         await _start(node, lifeline)
@@ -198,7 +200,7 @@ async def run_node(
     except asyncio.CancelledError:  # told to go before there was anything to drain
         return 0
     connections = Connections()
-    server = Server(uvicorn_config(node, connections, app), node, connections, lifeline)
+    server = Server(uvicorn_config(node, connections, app, asked), node, connections, lifeline)
     if lifeline is not None:
         lifeline.on_word = server.obey
     gc.collect()
