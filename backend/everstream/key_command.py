@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import math
 import secrets
@@ -20,7 +21,6 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
@@ -60,7 +60,7 @@ def run(program: str, given: Sequence[str]) -> int:
     wish = Wish(program, arguments.user, arguments.name, arguments.days, arguments.ids, arguments.json)
     _check(wish, arguments.action, takes)
     if settings.store.startswith("memory:"):
-        raise ConfigError(["keys cannot be kept in memory:// , which is gone with the process: name another store"])
+        raise ConfigError(["memory:// is gone with its process, and so would be its keys: name another store"])
     log_to_stderr()
     try:
         return asyncio.run(_apart(settings, wish, act))
@@ -106,12 +106,13 @@ async def _apart(settings: Settings, wish: Wish, act: Act) -> int:
     """Do it, and let go of the store also when told to stop: whoever starts an embedded one has to end it."""
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    with contextlib.suppress(NotImplementedError):  # where there is no such signal, there is no embedded store
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with _opened(settings) as store:
         return await act(store, settings, wish)
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def _opened(settings: Settings) -> AsyncIterator[Store]:
     store = store_of(settings)
     await store.open(f"k_{secrets.token_hex(8)}", lambda push: None, lambda message: None)
