@@ -11,6 +11,7 @@ starts is the one thing that cannot be told by looking.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import inspect
 import json
@@ -29,15 +30,17 @@ from typing import Final
 from everstream import __version__
 from everstream.config import NAMES, ConfigError, Source, env_of, load
 from everstream.display import mask_url
+from everstream.gateway.json_tokens import fetched
 from everstream.providers.discovery import USUAL, Discovery
 from everstream.providers.endpoint import Endpoint
 from everstream.providers.local_models import HOW, folder_of, has_engine, models_in
 from everstream.providers.presets import endpoints_of
-from everstream.settings import Settings, is_this_machine
+from everstream.settings import Settings
 from everstream.store import embedded
 from everstream.store.base import StoreUnavailable
 from everstream.store.resp import ServerError, ask, parse_info, parse_url
 from everstream.store.urls import store_of
+from everstream.vouching import is_this_machine
 
 if sys.platform != "win32":
     import resource
@@ -47,6 +50,7 @@ LEAST_FREE_BYTES: Final = 67_108_864
 GOOD_FREE_BYTES: Final = 1_073_741_824
 GOOD_OPEN_FILES: Final = 4_096  # one for each connection, one for each call to a provider
 STORE_WAIT_S: Final = 5.0
+KEYS_WAIT_S: Final = 5.0
 GIB: Final = 1_073_741_824
 
 
@@ -158,11 +162,37 @@ def check_open_files() -> Finding:
 
 def check_host(settings: Settings) -> Finding:
     danger = exposure(settings)
-    if danger is None:
+    if is_this_machine(settings.host):
         return Finding("host", Verdict.OK, f"{settings.host}: this machine only")
+    if danger is None:
+        return Finding("host", Verdict.OK, f"{settings.host}: other machines too, and they have to prove who they are")
     if settings.insecure:
         return Finding("host", Verdict.WARNING, danger, "Make sure that whatever stands before it lets in your people.")
-    return Finding("host", Verdict.PROBLEM, danger, f"Use 127.0.0.1, or set {env_of('insecure')}=true if it is meant.")
+    advice = f"Use 127.0.0.1, set {env_of('auth')}=keys or jwt, or {env_of('insecure')}=true if it is meant."
+    return Finding("host", Verdict.PROBLEM, danger, advice)
+
+
+async def check_auth(settings: Settings) -> Finding:
+    """By what clients prove who they are, and whether the keys that vouch for it can be had."""
+    ways = ["API keys"] if "keys" in settings.auth else []
+    if "jwt" in settings.auth and settings.jwt_secret is not None:
+        ways.append("tokens signed with jwt_secret")
+    if "jwt" not in settings.auth or settings.jwt_jwks_url is None:
+        return Finding("auth", Verdict.OK, " and ".join(ways) or "nobody has to prove who they are")
+    shown = mask_url(settings.jwt_jwks_url)
+    try:
+        async with asyncio.timeout(KEYS_WAIT_S):
+            keys = await asyncio.to_thread(fetched, settings.jwt_jwks_url, KEYS_WAIT_S)
+        reason = "none of its keys can be used"
+    except Exception as error:  # whatever a foreign server's answer makes of it
+        keys, reason = {}, str(error) or f"no answer within {KEYS_WAIT_S:.0f} s"
+    ways.append(f"tokens signed with one of {len(keys)} keys at {shown}" if keys else f"{shown}: {reason}")
+    if keys:
+        return Finding("auth", Verdict.OK, " and ".join(ways))
+    advice = (
+        f"No token that a published key signed is accepted before that is mended: correct {env_of('jwt_jwks_url')}."
+    )
+    return Finding("auth", Verdict.WARNING, "; ".join(ways), advice)
 
 
 def check_port(settings: Settings) -> Finding:
@@ -330,6 +360,7 @@ def _user() -> str:
 
 CHECKS: Final[tuple[Check, ...]] = (
     check_host,
+    check_auth,
     check_port,
     check_data_dir,
     check_store,

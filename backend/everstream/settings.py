@@ -6,18 +6,18 @@ what it wrote; `config.load()` is what looks around.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from everstream.vouching import key_set_wanted, secret_wanted
 
 ENV_PREFIX: Final = "EVERSTREAM_"
 
@@ -33,9 +33,6 @@ PRESET_NAMES: Final = (
 TAKEN_NAMES: Final = ("app", "huggingface", "local", "scripted")  # models that no service makes
 ENDPOINT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
-SECRET_BYTES_MIN: Final = 32  # of HS256: as long as what it makes (RFC 7518 section 3.2)
-_KEY_FILES: Final = ("-----BEGIN", "ssh-", "ecdsa-")  # how keys begin that are no secrets, or should not be shared ones
-
 
 def default_data_dir() -> Path:
     """Where the platform keeps a program's data: XDG on Linux, its own places on macOS and Windows."""
@@ -47,15 +44,6 @@ def default_data_dir() -> Path:
         given = os.environ.get("XDG_DATA_HOME", "")
         base = Path(given) if given.startswith("/") else Path.home() / ".local" / "share"
     return base / "everstream"
-
-
-def is_this_machine(host: str) -> bool:
-    """Whether nobody but this machine is behind an address or a name."""
-    host = host.strip("[]").lower()
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -344,30 +332,14 @@ class Settings(BaseSettings):
     def _empty_is_unset(cls, value: SecretStr | None) -> SecretStr | None:
         return value if value and value.get_secret_value() else None
 
-    @field_validator("jwt_secret", mode="after")
+    @field_validator("jwt_secret", "jwt_jwks_url", mode="after")
     @classmethod
-    def _cannot_be_guessed(cls, value: SecretStr | None) -> SecretStr | None:
-        secret = "" if value is None else value.get_secret_value().strip()
-        if value is not None and secret.startswith(_KEY_FILES):
-            raise PydanticCustomError("secret", "a random text, and no key file: public keys are for jwt_jwks_url")
-        if value is not None and len(secret.encode("utf-8", "replace")) < SECRET_BYTES_MIN:
-            wanted = "at least {least} bytes, as `openssl rand -hex {least}` makes them"
-            raise PydanticCustomError("secret", wanted, {"least": SECRET_BYTES_MIN})
-        return value
-
-    @field_validator("jwt_jwks_url", mode="after")
-    @classmethod
-    def _cannot_be_forged(cls, value: str | None) -> str | None:
-        """Whoever can change the keys on their way can be anybody."""
-        try:
-            parts = urlsplit(value or "https://unset")
-            host = parts.hostname if parts.port != 0 else None
-        except ValueError:
-            host = None
-        safe = host and (parts.scheme == "https" or (parts.scheme == "http" and is_this_machine(host)))
-        if not safe or "@" in parts.netloc:
-            wanted = "an https address without a password (http only on this machine), such as https://host/jwks.json"
-            raise PydanticCustomError("jwks_url", wanted)
+    def _can_be_trusted(cls, value: SecretStr | str | None) -> SecretStr | str | None:
+        wanted = None
+        if value is not None:
+            wanted = key_set_wanted(value) if isinstance(value, str) else secret_wanted(value.get_secret_value())
+        if wanted is not None:
+            raise PydanticCustomError("vouching", "{wanted}", {"wanted": wanted})
         return value
 
     @field_validator("endpoints", mode="after")

@@ -17,7 +17,8 @@ from everstream.arguments import settings_of, settings_parser
 from everstream.config import ConfigError, env_of
 from everstream.console import Exit, complain
 from everstream.gateway.json_tokens import can_be_shown, signed
-from everstream.settings import SECRET_BYTES_MIN, Settings
+from everstream.settings import Settings
+from everstream.vouching import SECRET_BYTES_MIN
 
 TTL_S_MAX: Final = 315_360_000.0  # ten years
 

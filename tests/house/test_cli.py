@@ -91,7 +91,8 @@ def test_every_setting_is_a_flag_in_the_help_of_every_command_that_takes_setting
 def test_every_setting_reaches_the_server_from_its_flag(name: str, served: list[Settings]) -> None:
     value = getattr(Settings(), name)
     switch = isinstance(value, bool)
-    given = [flag_of(name)] if switch else [flag_of(name), "given" if value is None else str(value)]
+    fit = {"jwt_secret": "given" * 7, "jwt_jwks_url": "https://given"}.get(name, "given")
+    given = [flag_of(name)] if switch else [flag_of(name), fit if value is None else str(value)]
     assert main(["serve", *given]) == 0
     (settings,) = served
     reached = getattr(settings, name)
@@ -156,6 +157,12 @@ def test_a_server_without_authentication_does_not_open_to_other_machines(
 def test_a_loopback_address_needs_no_permission(host: str, served: list[Settings]) -> None:
     assert main(["serve", "--host", host]) == 0
     assert len(served) == 1
+
+
+@pytest.mark.parametrize("auth", ["keys", "jwt", "keys,jwt"])
+def test_a_server_that_asks_who_somebody_is_needs_no_permission(auth: str, served: list[Settings]) -> None:
+    assert main(["serve", "--host", "0.0.0.0", "--auth", auth, "--jwt-secret", "x" * 32]) == 0
+    assert served[0].auth == auth
 
 
 @pytest.mark.parametrize(

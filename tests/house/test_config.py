@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from everstream import config
 from everstream.config import NAMES, ConfigError, Source, describe, effective, env_of, flag_of, load
 from everstream.settings import Settings
+from everstream.vouching import is_this_machine
 
 UNITS = ("_ms", "_s", "_bytes", "_tokens")
 CPU_LIMIT_S = 1.5  # measured 0.32 s; the bound only has to catch an import that does not belong here
@@ -170,6 +171,12 @@ def test_a_secret_is_measured_in_bytes_and_never_shown() -> None:
     assert 'jwt_secret = "********"' in shown
     assert "é" not in shown + repr(loaded.settings)
     assert "hidden" not in shown
+
+
+def test_this_machine_is_told_from_what_only_looks_like_it() -> None:
+    here = ["127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost", "LOCALHOST", "es.localhost"]
+    elsewhere = ["0.0.0.0", "::", "127.0.0.1.h", "localhost.h", "notlocalhost", "10.0.0.1", "127.1", "2130706433", ""]
+    assert [host for host in [*here, *elsewhere] if is_this_machine(host)] == here
 
 
 @pytest.mark.parametrize("url", ["https://h/k", "http://127.0.0.1:9/k", "http://[::1]:9/k", "http://localhost/k"])

@@ -72,7 +72,7 @@ async def test_a_sound_machine_has_no_problem_and_keeps_nothing_running(tmp_path
     findings = await examine()
     assert healthy(findings), as_text(findings)
     assert [finding.check for finding in findings] == [
-        "python", "open files", "settings", "host", "port", "data dir", "store", "nodes", "providers",
+        "python", "open files", "settings", "host", "auth", "port", "data dir", "store", "nodes", "providers",
     ]  # fmt: skip
     assert (await status(tmp_path / "data")).server is None
 
@@ -85,7 +85,7 @@ async def test_every_finding_that_is_not_good_says_what_to_do(monkeypatch: pytes
     monkeypatch.setattr("everstream.store.folder._packaged_binary", lambda: None)
     findings = await examine({"host": "203.0.113.7", "port": "9", "lead": "false"})
     bad = {finding.check for finding in findings if finding.verdict is not Verdict.OK}
-    assert bad == {finding.check for finding in findings} - {"settings"}
+    assert bad == {finding.check for finding in findings} - {"settings", "auth"}
     assert all(finding.advice for finding in findings if finding.verdict is not Verdict.OK)
 
 
@@ -119,10 +119,44 @@ async def test_a_host_that_is_no_address_is_a_problem() -> None:
         ({}, Verdict.OK),
         ({"host": "0.0.0.0"}, Verdict.PROBLEM),
         ({"host": "0.0.0.0", "insecure": "true"}, Verdict.WARNING),
+        ({"host": "0.0.0.0", "auth": "keys"}, Verdict.OK),
+        ({"host": "0.0.0.0", "auth": "jwt", "jwt_secret": "x" * 32}, Verdict.OK),
     ],
 )
 async def test_an_open_server_is_a_problem_unless_it_is_meant(flags: dict[str, str], verdict: Verdict) -> None:
-    assert (await named("host", **flags)).verdict is verdict
+    finding = await named("host", **flags)
+    assert (finding.verdict, "this machine only" in finding.found) == (verdict, not flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        ({}, "nobody has to prove who they are"),
+        ({"auth": "keys", "jwt_jwks_url": "http://127.0.0.1:9/"}, "API keys"),
+        ({"auth": "keys,jwt", "jwt_secret": "hidden" * 6}, "API keys and tokens signed with jwt_secret"),
+    ],
+)
+async def test_it_is_said_by_what_clients_prove_who_they_are(flags: dict[str, str], found: str) -> None:
+    assert await named("auth", **flags) == Finding("auth", Verdict.OK, found)
+
+
+async def test_keys_that_cannot_be_fetched_are_missed_before_the_first_client_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(doctor, "KEYS_WAIT_S", 0.5)
+    key = '{"kty": "OKP", "crv": "Ed25519", "kid": "k", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}'
+    bodies = {f'{{"keys": [{key}]}}': "tokens signed with one of 1 keys at", "{}": "keys", "[": "Expecting value"}
+    for body, said in bodies.items():
+        reply = f"HTTP/1.0 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        async with answering(reply.encode(), close=True) as port:
+            finding = await named("auth", auth="jwt", jwt_jwks_url=f"http://127.0.0.1:{port}/")
+        assert (finding.verdict is Verdict.OK, said in finding.found) == (key in body, True), finding
+    async with answering(b"") as port:
+        finding = await named("auth", auth="keys,jwt", jwt_jwks_url=f"http://127.0.0.1:{port}/?key=hidden")
+    assert finding.verdict is Verdict.WARNING
+    assert finding.found.startswith(f"API keys; http://127.0.0.1:{port}/?key=********: ")
+    assert "EVERSTREAM_JWT_JWKS_URL" in finding.advice
 
 
 async def test_a_data_directory_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
