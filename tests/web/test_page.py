@@ -196,7 +196,7 @@ def test_an_unauthorized_close_asks_for_a_token_and_sends_it(page: Page, server:
     line = Line(page)
     chat = Chat(page, server.url)
     line.cut(4501)
-    page.wait_for_selector("#token-form:not([hidden])")
+    page.wait_for_selector("#token-dialog[open]")
     page.fill("#token", "a token")
     page.press("#token", "Enter")
     chat.wait_connection("open")

@@ -12,6 +12,7 @@ import { Phase, answerOf, canAskAgain, commandOf, load, newTurn, save } from "./
 import { Meter } from "./meter.js";
 import { Settings } from "./settings.js";
 import { Verdict, apply, newStream, position } from "./stream.js";
+import { Token } from "./token.js";
 import { EndKeeper, Speaker, TurnView } from "./view.js";
 import { State, Wire, addressBeside } from "./wire.js";
 
@@ -21,7 +22,10 @@ const ASK_AGAIN_MS = 2_000; // at most this long until a subscribe that failed f
 const FRAME_BYTES = 1_048_576; // until a welcome says otherwise
 const CLOSE_UNAUTHORIZED = 4501;
 const CLOSE_EXPIRED = 4005;
-const TOKEN_KEY = "everstream.token";
+const WANTED = "This server wants to know who uses it.";
+const REFUSED = "The server does not accept this token, or not any more. Enter another one.";
+const EXPIRED = "Your token has expired. Enter a new one, and everything goes on where it was.";
+const EXPIRING = "Your token expires soon. With a new one nothing is interrupted.";
 
 const $ = (id) => document.getElementById(id);
 const CONNECTION_LABELS = {
@@ -40,8 +44,15 @@ class Page {
   #drawing = false;
   #ticking = 0;
   #savedAt = 0;
+  #act = () => {}; // what the notice's button does
 
   constructor() {
+    this.token = new Token(sessionStorage, {
+      check: (token) => this.#renew(token),
+      onEntered: () => this.#connectNow(),
+      onLeft: () => this.#offerToken(),
+      onForget: () => this.#forgotten(),
+    });
     this.settings = new Settings(localStorage);
     this.speaker = new Speaker($("spoken"));
     this.end = new EndKeeper($("scroller"), $("to-latest"));
@@ -80,18 +91,11 @@ class Page {
       this.#ask(prompt.value.trim());
     });
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && this.#running) this.#stop();
+      if (event.key === "Escape" && this.#running && !document.querySelector("dialog[open]")) this.#stop();
     });
     $("stop").addEventListener("click", () => this.#stop());
     $("new-chat").addEventListener("click", () => this.#newChat());
-    $("notice-action").addEventListener("click", () => this.#connectNow());
-    $("token-form").addEventListener("submit", (event) => {
-      event.preventDefault();
-      sessionStorage.setItem(TOKEN_KEY, $("token").value);
-      $("token").value = "";
-      $("token-form").hidden = true;
-      this.#connectNow();
-    });
+    $("notice-action").addEventListener("click", () => this.#act());
     window.addEventListener("online", () => this.wire.wake());
     window.addEventListener("pageshow", () => this.wire.wake());
     window.addEventListener("pagehide", () => this.#save());
@@ -147,7 +151,7 @@ class Page {
   // ------------------------------------------------------------------ what is asked of the server
 
   #hello() {
-    const token = sessionStorage.getItem(TOKEN_KEY);
+    const token = this.token.value;
     const stream = this.#running?.stream;
     if (stream) stream.waiting = true;
     return { ...(token ? { token } : {}), resume: stream ? [position(stream)] : [] };
@@ -164,10 +168,11 @@ class Page {
       if (turn?.phase === Phase.SENDING) this.#generate(turn);
       else if (turn?.stopping) this.#cancel(turn);
     } else if (code === CLOSE_UNAUTHORIZED || code === CLOSE_EXPIRED) {
-      this.wire.close(); // no use in coming back without a token
-      sessionStorage.removeItem(TOKEN_KEY);
-      $("token-form").hidden = false;
-      $("token").focus();
+      this.wire.close(); // no use in coming back without another token
+      const why = code === CLOSE_EXPIRED ? EXPIRED : this.token.value === "" ? WANTED : REFUSED;
+      this.token.forget();
+      this.#notice("");
+      this.token.ask(why);
     } else if (state === State.REFUSED) {
       this.#notice(`The server refused the connection (${code}${reason ? `: ${reason}` : ""}).`, "Connect again");
     }
@@ -176,6 +181,26 @@ class Page {
   #connectNow() {
     this.#notice("");
     this.wire.open();
+  }
+
+  /** Show a token to an open connection; what is wrong with it, or "".  A connection to come learns it by `hello`. */
+  async #renew(token) {
+    if (this.wire.state !== State.OPEN) return "";
+    try {
+      await this.wire.request({ type: "auth", token });
+    } catch (error) {
+      if (error.code !== "connection.lost") return `This token does not do: ${error.message}.`;
+    }
+    return "";
+  }
+
+  #offerToken() {
+    if (this.wire.state === State.CLOSED) this.#notice(WANTED, "Enter a token", () => this.token.ask(WANTED));
+  }
+
+  #forgotten() {
+    this.wire.close();
+    this.#notice("The token is forgotten.", "Connect again");
   }
 
   async #loadModels() {
@@ -267,8 +292,11 @@ class Page {
   }
 
   #onError(frame) {
-    // A refused hello is followed by its close code, which brings up the form for the token.
+    // A connection that is refused, or ended, for want of a token says so by its close code.
     if (!frame.code.startsWith("auth.")) this.#notice(`${frame.code}: ${frame.message}`);
+    else if (frame.code === "auth.required" && this.wire.state === State.OPEN) {
+      this.#notice(EXPIRING, "Enter a new token", () => this.token.ask(EXPIRING));
+    }
   }
 
   /** The stream cannot be read.  If that passes, ask again; if not, keep the part that is here. */
@@ -356,7 +384,8 @@ class Page {
     save(sessionStorage, this.#turns);
   }
 
-  #notice(text, action = "") {
+  #notice(text, action = "", act = () => this.#connectNow()) {
+    this.#act = act;
     $("notice").hidden = text === "";
     $("notice-text").textContent = text;
     $("notice-action").hidden = action === "";
