@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,6 +14,7 @@ from tests.runtime.conftest import settings_of, until
 
 from everstream.gateway.authenticator import authenticator_of
 from everstream.gateway.keys import Keys
+from everstream.gateway.metrics import exposition
 from everstream.runtime.revoking import REVOKED
 from everstream.store.memory import MemoryStore
 
@@ -191,3 +193,31 @@ async def test_a_message_that_no_node_can_read_closes_nobody() -> None:
         for proof in (b"", b"key:", b"key:11", b"KEY:1"):
             await gateway.store.send(gateway.node.id, REVOKED + proof)
         assert await stays(ann)
+
+
+async def test_a_store_that_is_away_at_hello_lets_nobody_in_and_sends_nobody_away_for_good() -> None:
+    store = MemoryStore()
+    made = await Keys(store).create("ann")
+    async with serving(store, authenticate=authenticator_of(settings_of(auth="keys"), store)) as gateway:
+        async with gateway.client(hello=False) as client:
+            store.available = False
+            reply = await client.ask("hello", token=made[1])
+            assert (reply["code"], reply["retryable"]) == ("store.unavailable", True)
+            assert await client.closed() == 1011
+        store.available = True
+        async with connected(gateway, made[1]) as (ann,):
+            assert ann.frames[0]["user"] == {"id": "ann", "name": "ann"}
+
+
+async def test_who_was_refused_expired_or_revoked_is_counted() -> None:
+    door = Door(a=person("ann", "1"), old=person("bob", expires_at=time.time() + 0.2))
+    async with serving(authenticate=door) as gateway, connected(gateway, "a", "old") as (ann, bob):
+        async with gateway.client(hello=False) as nobody:
+            await nobody.ask("hello", token="nobody")
+            assert await nobody.closed() == 4501
+        assert await bob.closed() == 4005
+        await gateway.node.revoke("key:1")
+        assert await ann.closed() == 4501
+        text = exposition(gateway.node)[0].decode()
+    for how in ("refused", "expired", "revoked"):
+        assert f"everstream_connections_{how}_total 1.0" in text
