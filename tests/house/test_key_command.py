@@ -170,6 +170,7 @@ async def test_whoever_ends_the_command_ends_the_store_that_it_started(tmp_path:
 
     async def told_to_stop(store: Store, settings: Settings, wish: Wish) -> int:
         assert (await embedded.status(settings.data_dir)).server is not None
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL, "it would end the tests"
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.get_running_loop().create_future()
         raise AssertionError
