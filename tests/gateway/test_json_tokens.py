@@ -216,11 +216,10 @@ async def test_a_token_that_is_meant_for_somebody_is_refused_where_nobody_says_w
     "changes",
     [
         {"exp": ...}, {"exp": None}, {"exp": "soon"}, {"exp": "99999999999"}, {"exp": True}, {"exp": 10**400},
-        {"exp": 1e300}, {"exp": float("nan")}, {"exp": float("inf")}, {"exp": [1]}, {"exp": time.time() * 1_000},
+        {"exp": 1e300}, {"exp": float("nan")}, {"exp": float("inf")}, {"exp": [1]}, {"exp": 1_800_000_000_000},
         {"nbf": "x"}, {"iat": {}}, {"sub": ...}, {"sub": None}, {"sub": ""}, {"sub": 7}, {"sub": ["ann"]},
         {"sub": "a" * 257}, {"sub": "a\nb"}, {"sub": " ann"}, {"sub": "a\u202eb"}, {"sub": "\ud800"},
     ],
-    ids=str,
 )  # fmt: skip
 async def test_a_token_without_a_time_or_a_user_that_can_be_used_is_refused(changes: dict[str, Any]) -> None:
     token = forged({"alg": "HS256"}, says(**changes), SECRET.encode())
@@ -295,16 +294,25 @@ async def test_known_keys_vouch_while_their_publisher_is_away_and_others_are_not
         await tokens.find(signed("RS256"))
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        Reply(b""), Reply(b"\xff"), Reply(b"[" * 100_000), Reply(b"[]"), Reply(b"{}"), Reply(b'{"keys": 3}'),
-        Reply(b'{"keys": [3, {}, {"kty": "RSA"}]}'), Reply(b"{}", status=404), Reply(b"{}", cut_after=1),
-        Reply(status=302, headers={"location": "/elsewhere"}), Reply(hang_after=-1), Reply(b"{}", hang_after=1),
-        key_set({**published("RS256"), "use": "enc"}), key_set({**published("RS256"), "kid": None}),
-    ],
-    ids=str,
-)  # fmt: skip
+NO_KEYS = {
+    "nothing": Reply(),
+    "no text": Reply(b"\xff"),
+    "deep": Reply(b"[" * 100_000),
+    "a list": Reply(b"[]"),
+    "no set": Reply(b"{}"),
+    "keys of no kind": Reply(b'{"keys": 3}'),
+    "no keys in it": Reply(b'{"keys": [3, {}, {"kty": "RSA"}]}'),
+    "absent": Reply(b"{}", status=404),
+    "elsewhere": Reply(status=302, headers={"location": "/elsewhere"}),
+    "cut": Reply(b"{}", cut_after=1),
+    "silent": Reply(hang_after=-1),
+    "silent in the middle": Reply(b"{}", hang_after=1),
+    "a key for secrets": key_set(published("RS256", use="enc")),
+    "a key without a name": key_set(published("RS256", kid=None)),
+}
+
+
+@pytest.mark.parametrize("reply", NO_KEYS.values(), ids=NO_KEYS)
 async def test_an_answer_that_holds_no_keys_is_a_failure_of_the_publisher(reply: Reply, publisher: WireServer) -> None:
     publisher.reply = reply
     with structlog.testing.capture_logs() as logs, pytest.raises(EverstreamError) as told:

@@ -212,10 +212,10 @@ async def test_a_token_comes_from_the_flag_or_else_from_the_environment(server: 
 def test_the_clients_environment_is_none_of_a_servers_business(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(TOKEN_ENV, "secret")
+    monkeypatch.setenv(TOKEN_ENV, "t-hidden")
     assert TOKEN_ENV in CLIENTS_ENV
     assert main(["config"]) == 0
-    assert "secret" not in capfd.readouterr().out
+    assert "t-hidden" not in capfd.readouterr().out
 
 
 async def test_a_refused_token_is_said_in_one_line(server: FakeServer) -> None:
