@@ -9,6 +9,7 @@ import json
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import jwt
@@ -321,6 +322,12 @@ async def test_an_answer_that_holds_no_keys_is_a_failure_of_the_publisher(reply:
     assert [line["log_level"] for line in logs] == ["warning"]
 
 
+async def test_an_answer_that_drips_is_not_waited_for_to_its_end(publisher: WireServer) -> None:
+    publisher.reply = replace(key_set(published("RS256")), segments=(8, 8), pause_s=0.02)  # a second and more
+    with pytest.raises(EverstreamError):
+        await by_published(publisher, hello_timeout_s=0.4).find(signed("RS256"))
+
+
 async def test_where_nobody_listens_a_client_may_try_again() -> None:
     tokens = JsonTokens(Settings(auth="jwt", jwt_jwks_url="http://127.0.0.1:9/jwks.json"))
     with pytest.raises(EverstreamError) as told:
@@ -361,8 +368,15 @@ def test_whatever_anybody_sends_is_refused_and_nothing_else(monkeypatch: pytest.
 
         with structlog.testing.capture_logs() as logs:
             refused()
-        assert runner.run(tokens.find("." * 1_000_000)) is None
     assert {line["event"] for line in logs} == {"a token is refused"}
+
+
+async def test_what_is_too_long_or_no_text_is_refused_unread() -> None:
+    assert await by_secret().find(signed(filler="x" * 4_000)) is not None
+    with structlog.testing.capture_logs() as logs:
+        for token in (signed(filler="x" * 16_384), "\ud800." + signed(), "é.é.é"):
+            assert await by_secret().find(token) is None
+    assert {line["reason"] for line in logs} == {"it is no token"}
 
 
 async def test_no_part_of_a_token_is_logged() -> None:

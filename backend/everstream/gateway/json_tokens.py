@@ -108,7 +108,7 @@ class JsonTokens:
         user, expires_at = claims[self._settings.jwt_user_claim], claims["exp"]
         if not can_be_shown(user):
             raise Unfit("its user is no text of a sane length")
-        if isinstance(expires_at, bool) or not isinstance(expires_at, int | float) or not expires_at < LATEST_S:
+        if not isinstance(expires_at, int | float) or not expires_at < LATEST_S:
             raise Unfit("its exp is no time in seconds")
         name = claims.get(self._settings.jwt_name_claim)
         return Principal(user, name if can_be_shown(name) else user, float(expires_at))
