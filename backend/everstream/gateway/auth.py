@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -86,8 +87,10 @@ async def principal_of(authenticate: Authenticate | None, credentials: Credentia
             return _principal(verdict)
     except EverstreamError:
         raise
-    except Exception:
-        logger.exception("nobody can be let in: authenticate failed", client=credentials.client)
+    except Exception as error:
+        # As text: a traceback that is laid out elsewhere may show variables, and tokens are among them.
+        said = "".join(traceback.format_exception(error))
+        logger.error("nobody can be let in: authenticate failed", client=credentials.client, traceback=said)
         raise EverstreamError("internal", "the server could not find out who you are") from None
     raise EverstreamError("auth.denied", "this token is not accepted" if credentials.token else "a token is needed")
 
@@ -109,4 +112,6 @@ def _principal(verdict: object) -> Principal:
         raise TypeError(f"authenticate returned {type(verdict).__name__}: a Principal, a user's id or None is wanted")
     if not (isinstance(verdict.id, str) and 0 < len(verdict.id) <= ID_CHARS_MAX):
         raise ValueError(f"a user's id must be text of 1 to {ID_CHARS_MAX} characters")
+    if verdict.expires_at is not None and not isinstance(verdict.expires_at, int | float):
+        raise TypeError("a Principal's expires_at is a Unix time in seconds, or None")
     return verdict
