@@ -43,7 +43,7 @@ def test_an_answer_that_was_carried_on_counts_from_its_first_request() -> None:
 
 def test_an_answer_carried_on_before_its_first_token_waited_for_it_all_the_time() -> None:
     meter = Meter(50.0, elapsed_s=10.0)
-    meter.first(51.0)
+    assert meter.first(51.0) == 11000.0
     assert meter.metrics(52.0, 1).ttft_ms == 11000.0
 
 

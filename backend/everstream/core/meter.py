@@ -35,9 +35,9 @@ class Meter:
         self._ttft_ms = ttft_ms_before
 
     def first(self, now: float) -> float:
-        """The first content came; returns the time to it in milliseconds."""
+        """The first content came; returns the time to it in milliseconds, from when the answer was asked for."""
         self.first_at = self.last_at = now
-        return round((now - self.started_at) * 1000, 3)
+        return round(self.elapsed_s(now) * 1000, 3)
 
     def elapsed_s(self, now: float) -> float:
         """Seconds since the answer was asked for."""
