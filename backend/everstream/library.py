@@ -20,15 +20,11 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-import structlog
-
 from everstream.core.events import Budget, DeltaText, Event, Request, Seam, StreamEnd
 from everstream.library_engine import GivenSettings, Messages, close_implicit, implicit_engine, request_of
 from everstream.library_result import Result, StreamMetrics, raised
 from everstream.library_stream import Callback, CancelFlag, OnEvent, Stream, Tap
 from everstream.portal import Portal
-
-logger = structlog.get_logger(__name__)
 
 # --------------------------------------------------------------------------- where a loop runs
 

@@ -129,7 +129,7 @@ async def test_the_registry_makes_it_as_the_settings_say(server: WireServer) -> 
 
 
 async def test_without_a_key_it_says_what_to_do() -> None:
-    provider = GeminiProvider.from_environment()
+    provider = GeminiProvider()
     shown = await provider.models()
     assert {model.why_not for model in shown} == {"set GEMINI_API_KEY"}
     assert [model.id for model in shown] == [f"gemini/{model}" for model in MODELS]
@@ -142,7 +142,7 @@ async def test_without_a_key_it_says_what_to_do() -> None:
 @pytest.mark.parametrize("name", ["GEMINI_API_KEY", "GOOGLE_API_KEY"])
 async def test_the_environment_has_the_key(name: str, server: WireServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "from outside")
-    provider = GeminiProvider.from_environment(base_url=server.url)
+    provider = registry_of(Settings(gemini_base_url=server.url)).get("gemini")
     await drain(provider, asked())
     assert server.requests[0].headers["x-goog-api-key"] == "from outside"
     await provider.aclose()

@@ -17,7 +17,9 @@ from everstream.providers.anthropic import AnthropicProvider
 from everstream.providers.chat_request import chat_body
 from everstream.providers.messages_request import generation, messages_body
 from everstream.providers.openai import MODELS, OpenAIProvider
+from everstream.providers.registry import registry_of
 from everstream.providers.responses_api import responses_body
+from everstream.settings import Settings
 
 HISTORY = [
     Message("system", "Be brief."),
@@ -307,12 +309,13 @@ async def test_the_environment_tells_keys_and_addresses(monkeypatch: pytest.Monk
     monkeypatch.setenv("ANTHROPIC_API_KEY", "two")
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
-    openai, anthropic = OpenAIProvider.from_environment(), AnthropicProvider.from_environment()
+    registry = registry_of(Settings())
+    openai, anthropic = registry.get("openai"), registry.get("anthropic")
     assert [model.id for model in await openai.models()] == [f"openai/{model}" for model in MODELS]
     assert all(model.usable for model in [*await openai.models(), *await anthropic.models()])
     got = await sent(server, anthropic, asked("anthropic/claude-opus-5"))
     assert got.headers["authorization"] == "Bearer two"
-    await openai.aclose()
+    await registry.aclose()
 
 
 def test_no_package_of_a_vendor_is_imported_before_it_is_used() -> None:

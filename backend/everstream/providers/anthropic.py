@@ -11,7 +11,6 @@ The key goes out as `Authorization: Bearer`, as the package does it.  Other serv
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from everstream.core.events import Request
@@ -49,15 +48,6 @@ class AnthropicProvider(HttpProvider):
     package = "anthropic"
     address = BASE_URL
     why_not = "set ANTHROPIC_API_KEY"
-
-    @classmethod
-    def from_environment(
-        cls, *, api_key: str | None = None, base_url: str | None = None, **settings: Any
-    ) -> AnthropicProvider:
-        """With ANTHROPIC_API_KEY and ANTHROPIC_BASE_URL for arguments that are None; `settings`: the constructor's."""
-        return cls(
-            api_key or os.environ.get("ANTHROPIC_API_KEY"), base_url or os.environ.get("ANTHROPIC_BASE_URL"), **settings
-        )
 
     async def models(self) -> list[ModelInfo]:
         """The models worth offering.  Others may be asked for by name all the same."""

@@ -11,7 +11,6 @@ A function cannot be chosen by name, so where one is, it is the only one that is
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from everstream.core.events import ImagePart, Message, Request
@@ -32,7 +31,6 @@ MODELS = (
     "command-r-plus-08-2024",
     "command-r-08-2024",
 )
-KEY_ENVS = ("COHERE_API_KEY", "CO_API_KEY")
 
 _BUDGETS = {"minimal": 512, "low": 1024, "medium": 4096, "high": 16384, "xhigh": 24576, "max": 31999}  # tokens
 _OFF = ("none", "off", "disabled")
@@ -46,15 +44,6 @@ class CohereProvider(DirectProvider):
     api = "cohere"
     address = BASE_URL
     why_not = "set COHERE_API_KEY"
-
-    @classmethod
-    def from_environment(
-        cls, *, api_key: str | None = None, base_url: str | None = None, **settings: Any
-    ) -> CohereProvider:
-        """With COHERE_API_KEY, or CO_API_KEY, and CO_API_URL for arguments that are None; `settings`: the
-        constructor's."""
-        key = next((os.environ[name] for name in KEY_ENVS if os.environ.get(name)), None)
-        return cls(api_key or key, base_url or os.environ.get("CO_API_URL"), **settings)
 
     async def models(self) -> list[ModelInfo]:
         """The models worth offering.  Others may be asked for by name all the same."""

@@ -121,14 +121,6 @@ class GeminiProvider(HttpProvider):
         self._listing = asyncio.Lock()
         self._making = asyncio.Lock()
 
-    @classmethod
-    def from_environment(
-        cls, *, api_key: str | None = None, base_url: str | None = None, **settings: Any
-    ) -> GeminiProvider:
-        """With GEMINI_API_KEY or GOOGLE_API_KEY where `api_key` is None; `settings` are the constructor's."""
-        found = (os.environ.get(name) for name in _KEYS)
-        return cls(api_key or next((key for key in found if key), None), base_url, **settings)
-
     async def prepare(self) -> None:
         """Import the package and make its client in a thread, for on Vertex AI that looks for credentials."""
         async with self._making:

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import structlog
 
-from everstream.core.events import Continuation, DeltaText, Finish, HeadersReceived, ImagePart, Mark, Request, Usage
+from everstream.core.events import Continuation, DeltaText, Finish, HeadersReceived, Mark, Request, Usage
 from everstream.providers.base import Batch, ModelInfo, Progress, ProviderError, ProviderEvent
 from everstream.providers.carry_join import Continued
 from everstream.providers.carry_ladder import tokens_head
@@ -34,6 +34,7 @@ from everstream.providers.carry_request import stops_of
 from everstream.providers.carry_tokens import Way, continued, way_of
 from everstream.providers.chat_request import chat_body
 from everstream.providers.http_errors import redact
+from everstream.providers.text_only import check_text_only
 
 logger = structlog.get_logger(__name__)
 
@@ -76,13 +77,7 @@ class HuggingFaceProvider:
             raise ProviderError("model.unknown", f"`{name[:128]}` is not among huggingface_models")
         if why_not := _hindrance():
             raise ProviderError("model.unknown", f"huggingface/{name} is not usable: {why_not}")
-        if request.params.tools:
-            raise ProviderError("request.invalid", "models that run here know no tools")
-        parts = [
-            part for message in request.messages if not isinstance(message.content, str) for part in message.content
-        ]
-        if any(isinstance(part, ImagePart) for part in parts):
-            raise ProviderError("request.invalid", "models that run here see no images")
+        check_text_only(request, "models that run here")
 
     def continuation(self, request: Request, progress: Progress) -> Continuation | None:
         """How an answer that broke off after `progress` can be carried on at best.  Contract: `base.Provider`."""

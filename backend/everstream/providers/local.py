@@ -33,7 +33,6 @@ from everstream.core.events import (
     Finish,
     FinishReason,
     HeadersReceived,
-    ImagePart,
     Mark,
     Request,
     Usage,
@@ -47,6 +46,7 @@ from everstream.providers.http_errors import cut_off, garbage, stream_error
 from everstream.providers.local_child import Child, Shape
 from everstream.providers.local_models import HOW, PACKAGED, LocalModel, folder_of, has_engine, model_named, models_in
 from everstream.providers.sse import JsonEvents
+from everstream.providers.text_only import check_text_only
 
 ALIVE_S: Final = 10.0  # how often one who waits for a place says so
 KNOWN_PIECES_MAX: Final = 4_096
@@ -115,13 +115,7 @@ class LocalProvider:
     def check(self, request: Request) -> None:
         """Raises ProviderError `model.unknown` where the model is not here, `request.invalid` for what it cannot."""
         self._model(request)
-        if request.params.tools:
-            raise ProviderError("request.invalid", "local models know no tools")
-        parts = [
-            part for message in request.messages if not isinstance(message.content, str) for part in message.content
-        ]
-        if any(isinstance(part, ImagePart) for part in parts):
-            raise ProviderError("request.invalid", "local models see no images")
+        check_text_only(request, "local models")
 
     def continuation(self, request: Request, progress: Progress) -> Continuation | None:
         """How an answer that broke off after `progress` can be carried on at best.  Contract: `base.Provider`."""

@@ -13,7 +13,6 @@ prompt has no turns: there the text goes on by itself.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import time
 from typing import Any
@@ -29,7 +28,6 @@ from everstream.providers.http_direct import Direct, DirectProvider
 from everstream.providers.http_provider import Asking
 from everstream.providers.ollama_api import OllamaFold
 from everstream.providers.ollama_request import chat_body, generate_body
-from everstream.providers.presets import OLLAMA_KEY_ENV, ollama_url
 
 BASE_URL = "http://127.0.0.1:11434"
 SUGGESTED = "llama3.2"  # where there is no model yet
@@ -84,16 +82,6 @@ class OllamaProvider(DirectProvider):
         self._listed_until_s = 0.0  # on the monotonic clock
         self._listing = asyncio.Lock()
         self._can: dict[tuple[str, str], list[str] | None] = {}  # by name and digest: what a model is able to
-
-    @classmethod
-    def from_environment(
-        cls, *, api_key: str | None = None, base_url: str | None = None, **settings: Any
-    ) -> OllamaProvider:
-        """With OLLAMA_API_KEY and OLLAMA_HOST where the arguments are None; `settings` are the constructor's."""
-        host = os.environ.get("OLLAMA_HOST")
-        return cls(
-            api_key or os.environ.get(OLLAMA_KEY_ENV), base_url or (ollama_url(host) if host else None), **settings
-        )
 
     # ------------------------------------------------------------------ models
 

@@ -17,7 +17,6 @@ sends only what all of them understand, and needs no key.  Any model may be aske
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import time
 from typing import Any, Literal
@@ -94,15 +93,6 @@ class OpenAIProvider(HttpProvider):
         self._listed: list[Listed] = []
         self._listed_until_s = 0.0  # on the monotonic clock
         self._listing = asyncio.Lock()
-
-    @classmethod
-    def from_environment(
-        cls, *, api_key: str | None = None, base_url: str | None = None, **settings: Any
-    ) -> OpenAIProvider:
-        """With OPENAI_API_KEY and OPENAI_BASE_URL where the arguments are None; `settings` are the constructor's."""
-        return cls(
-            api_key or os.environ.get("OPENAI_API_KEY"), base_url or os.environ.get("OPENAI_BASE_URL"), **settings
-        )
 
     # ------------------------------------------------------------------ models
 

@@ -146,7 +146,9 @@ class Call:
                 self._answered_at = now
                 self._timer.look_again()  # patience in mid-answer may be less
             self._committer.dirty(answer.feed, urgent=urgent)
-        if answer.meter.chars >= self._chars_max or answer.counted_tokens >= self._allowance.tokens:
+            if answer.counted_tokens >= self._allowance.tokens:
+                self._spend()
+        if answer.meter.chars >= self._chars_max:
             self._spend()
             self._chars_max = self._allowance.chars
         if self._eager or self._committer.late:
