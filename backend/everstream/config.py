@@ -37,7 +37,8 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import TomlConfigSettingsSource
 
 from everstream.display import MASK, STRUCTURED, mask_url, masked_section, toml
-from everstream.settings import ENV_PREFIX, PRESET_NAMES, EndpointSettings, Settings
+from everstream.endpoint_settings import PRESET_NAMES, EndpointSettings
+from everstream.settings import ENV_PREFIX, Settings
 
 CONFIG_ENV: Final = "EVERSTREAM_CONFIG"  # names the file, so it cannot be in it
 CLIENTS_ENV: Final = ("EVERSTREAM_TOKEN",)  # of programs that talk to a server, and none of its settings

@@ -7,31 +7,21 @@ what it wrote; `config.load()` is what looks around.
 from __future__ import annotations
 
 import os
-import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from everstream.endpoint_settings import Carry, EndpointSettings, Text, endpoint_faults
 from everstream.vouching import key_set_wanted, secret_wanted
 
 ENV_PREFIX: Final = "EVERSTREAM_"
 
 # The first of each pair must be less than the second, or the feature that they belong to cannot work.
 ORDERED: Final = (("lease_renew_ms", "lease_ms"), ("uncommitted_bytes", "stream_bytes"))
-
-# Services whose address and customs are known (`providers/presets.py` has the rest of their rows).
-PRESET_NAMES: Final = (
-    "openai", "anthropic", "gemini", "mistral", "deepseek", "groq", "openrouter", "together", "xai", "fireworks",
-    "cerebras", "perplexity", "moonshot", "alibaba", "zai", "cohere", "azure", "hf", "ollama", "lmstudio", "vllm",
-    "llamacpp", "sglang",
-)  # fmt: skip
-TAKEN_NAMES: Final = ("app", "huggingface", "local", "scripted")  # models that no service makes
-ENDPOINT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
 def default_data_dir() -> Path:
@@ -46,70 +36,12 @@ def default_data_dir() -> Path:
     return base / "everstream"
 
 
-Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Size = Annotated[int, Field(ge=1_024, le=1_073_741_824)]  # bytes
 Wait = Annotated[float, Field(gt=0, le=3_600)]  # seconds that something may take: never none, never for ever
 Span = Annotated[float, Field(ge=0, le=86_400)]  # seconds that something lasts; 0: not at all
 Pause = Annotated[int, Field(ge=0, le=600_000)]  # milliseconds
-Carry = Literal["auto", "prefill", "prefill_echo", "prompted", "restart", "none"]  # auto: as the table of policies says
 Keep = Annotated[int, Field(ge=60, le=315_360_000)]  # seconds in the store, a minute to ten years
-
-
-class EndpointSettings(BaseModel):
-    """A section `[endpoints.NAME]`: a service whose models are `NAME/model`.
-
-    Where NAME or `preset` is one of the presets, what is left out here is as it says.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    preset: Text | None = None
-    base_url: Annotated[str, Field(pattern=r"^https?://[^\s/]+")] | None = Field(default=None, repr=False)
-    api: (
-        Literal["chat", "responses", "completions", "messages", "gemini", "interactions", "ollama", "cohere"] | None
-    ) = None
-    api_key: SecretStr | None = None
-    key_env: Text | None = None  # the variable that holds the key
-    key_header: Text | None = None  # the header that carries the key, where that is not `Authorization: Bearer`
-    models: tuple[str, ...] | None = None  # offered; without it the service is asked
-    continuation: Carry | None = None
-    headers: dict[str, str] | None = Field(default=None, repr=False)  # which may hold keys, as the next two may
-    query: dict[str, str] | None = Field(default=None, repr=False)
-    body: dict[str, Any] | None = Field(default=None, repr=False)  # added to every request's body
-    leave_out: tuple[str, ...] | None = None  # keys that are never sent
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
-    priced_as: Text | None = None  # its name in the public price list
-    thinking: bool | None = None
-    tools: bool | None = None
-    images: bool | None = None
-
-    @field_validator("preset", mode="after")
-    @classmethod
-    def _known(cls, value: str | None) -> str | None:
-        if value is not None and value not in PRESET_NAMES:
-            raise PydanticCustomError("preset", "one of {known}", {"known": ", ".join(PRESET_NAMES)})
-        return value
-
-    @field_validator("api_key", mode="after")
-    @classmethod
-    def _empty_is_unset(cls, value: SecretStr | None) -> SecretStr | None:
-        return value if value and value.get_secret_value() else None
-
-
-def endpoint_faults(endpoints: Mapping[str, EndpointSettings]) -> list[tuple[str, str]]:
-    """What is wrong with sections `[endpoints.NAME]` beside their values: the name, and a line."""
-    faults = []
-    for name, section in endpoints.items():
-        if ENDPOINT_NAME.fullmatch(name) is None:
-            faults.append(
-                (name, f"[endpoints.{name[:64]}]: a name is 1 to 32 of a-z, 0-9, _ and -, the first no - or _")
-            )
-        elif name in TAKEN_NAMES:
-            faults.append((name, f"[endpoints.{name}]: this name has a meaning of its own, choose another"))
-        elif section.preset is None and name not in PRESET_NAMES and section.base_url is None:
-            faults.append((name, f"[endpoints.{name}] needs base_url, or a preset: {name} is none"))
-    return faults
 
 
 class Settings(BaseSettings):
@@ -175,6 +107,21 @@ class Settings(BaseSettings):
         default="console", description="How log lines are written: for people or for machines."
     )
 
+    # sessions
+    session_messages: Count = Field(default=10_000, description="Messages that a session may have.")
+    session_members: Count = Field(default=256, description="Members that a session may have.")
+    session_turns: Count = Field(default=8, description="Turns of one session that may run at the same time.")
+    session_queue: Count = Field(default=32, description="Turns of one session that may wait for another to end.")
+    session_rest_s: Span = Field(default=60.0, description="Silence after which a server lets go of a session.")
+    tool_rounds: Count = Field(default=16, description="Answers in one turn whose tools the server runs.")
+    tool_timeout_s: Wait = Field(default=60.0, description="How long one of the server's tools may take.")
+    context_tokens: int = Field(
+        default=0,
+        ge=0,
+        le=100_000_000,
+        description="Window of models whose own is not known; 0: nothing is left out.",
+    )
+
     # connections
     heartbeat_ms: int = Field(
         default=15_000, ge=100, le=600_000, description="Silence after which the server sends a heartbeat."
@@ -182,6 +129,7 @@ class Settings(BaseSettings):
     hello_timeout_s: Wait = Field(default=10.0, description="How long a new connection may take to say hello.")
     frame_bytes: Size = Field(default=1_048_576, description="The largest frame taken from a client.")
     streams_per_connection: Count = Field(default=64, description="Streams that one connection may read at a time.")
+    sessions_per_connection: Count = Field(default=64, description="Sessions that one connection may have open.")
     commands_in_flight: Count = Field(
         default=64, description="Commands of one connection that may wait for their answer."
     )
@@ -311,6 +259,9 @@ class Settings(BaseSettings):
     request_ttl_s: Keep = Field(default=86_400, description="How long a repeated request gets its first reply.")
     fold_after_s: int = Field(
         default=600, ge=0, le=315_360_000, description="Age at which an ended stream is folded into its summary."
+    )
+    session_ttl_s: Keep = Field(
+        default=7_776_000, description="How long the store keeps a session after it was last used."
     )
     linger_s: Span = Field(default=60.0, description="How long an ended stream stays in the server's memory.")
     streams_in_memory: Count = Field(default=10_000, description="Streams that the server holds in memory at a time.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from everstream.core.events import (
-    ORDER,
     Cost,
     DeltaRefusal,
     DeltaText,
@@ -18,13 +17,14 @@ from everstream.core.events import (
     HeadersReceived,
     LastToken,
     Metrics,
-    Phase,
     RequestStart,
     Seam,
     StreamEnd,
     Usage,
 )
 from everstream.core.lease import Epochs
+from everstream.core.order import ORDER, Phase
+from everstream.core.session_events import SESSION_EVENTS
 
 USAGE = Usage(3, 5, 8, "estimated")
 METRICS = Metrics(1.5, 2.0, 4.0, None)
@@ -75,6 +75,7 @@ OF_KIND: dict[type[Event], st.SearchStrategy[Event]] = {
         st.lists(_names, max_size=2),
     ),
 }
+OF_KIND |= {kind: st.from_type(kind) for kind in SESSION_EVENTS}
 EVENT = st.one_of(list(OF_KIND.values()))
 
 

@@ -17,13 +17,12 @@ from everstream.core.events import (
     FirstToken,
     HeadersReceived,
     LastToken,
-    Phase,
     RequestStart,
     Seam,
-    follow,
 )
 from everstream.core.lease import Epochs
 from everstream.core.log import COMMIT_ENTRIES_MAX, Log, Offer, Position, Verdict
+from everstream.core.order import Phase, follow
 from everstream.core.summary import NOTHING, fold
 
 FIRST: Epochs = ((10, 0),)

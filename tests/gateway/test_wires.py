@@ -37,7 +37,8 @@ from tests.providers.wires import (
 )
 from tests.providers.wires_gemini import gemini_error_bodies, gemini_wires
 
-from everstream.core.events import EVENTS, ORDER, Event, Phase, StreamEnd
+from everstream.core.events import EVENTS, Event, StreamEnd
+from everstream.core.order import ORDER, Phase
 from everstream.providers.registry import registry_of
 from everstream.reducer import StreamState, Verdict
 

@@ -11,9 +11,9 @@ from tests.house.providers_table import OTHERS, providers_table
 from tests.house.tree import ROOT, told
 
 from everstream.config import load
+from everstream.endpoint_settings import PRESET_NAMES, TAKEN_NAMES, EndpointSettings
 from everstream.providers.discovery import KEPT_S, USUAL, WITHIN_S
 from everstream.providers.presets import PRESETS, endpoints_of
-from everstream.settings import PRESET_NAMES, TAKEN_NAMES, EndpointSettings
 
 PAGE = (ROOT / "docs" / "providers.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "backend" / "OPERATIONS.md").read_text(encoding="utf-8")

@@ -20,11 +20,12 @@ from tests.providers.wires import drain
 
 import everstream
 from everstream.core.events import Message, Request
+from everstream.endpoint_settings import EndpointSettings
 from everstream.providers import discovery
 from everstream.providers.discovery import USUAL, WITHIN_S, Discovery, Usual
 from everstream.providers.presets import PRESETS
 from everstream.providers.registry import registry_of
-from everstream.settings import EndpointSettings, Settings
+from everstream.settings import Settings
 
 HEADERS = {"content-type": "application/json"}
 OWNED = {"vllm": "vllm", "llamacpp": "llamacpp"}

@@ -14,10 +14,11 @@ from tests.providers.wires import drain
 
 from everstream.core.errors import EverstreamError
 from everstream.core.events import Message, Params, Request
+from everstream.endpoint_settings import EndpointSettings
 from everstream.providers.base import ProviderError
 from everstream.providers.presets import PRESETS
 from everstream.providers.registry import Registry, registry_of
-from everstream.settings import EndpointSettings, Settings
+from everstream.settings import Settings
 
 SAID = chat(["hello"])
 VARIABLES = {variable for row in PRESETS.values() for variable in (*row.key_envs, row.address_env) if variable}

@@ -14,12 +14,13 @@ from tests.providers.wire_server import Asked, Reply, WireServer
 from tests.providers.wires import ROOT, Wire, drain, error_bodies, openai_wires, parsed
 
 from everstream.core.events import Message, Params, Request, Resumed, Usage
+from everstream.endpoint_settings import PRESET_NAMES, EndpointSettings
 from everstream.providers import pricing
 from everstream.providers.base import Progress, ProviderError
 from everstream.providers.carry_policy import policy_of
 from everstream.providers.presets import PRESETS, azure_url, endpoint_of, endpoints_of, ollama_url
 from everstream.providers.registry import KINDS, Registry, registry_of
-from everstream.settings import PRESET_NAMES, EndpointSettings, Settings
+from everstream.settings import Settings
 
 # Where a vendor's wires lie under another name than its preset has.
 RECORDED_AS = {"moonshot": "moonshotai", "hf": "huggingface"}

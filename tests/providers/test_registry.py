@@ -11,12 +11,13 @@ from tests.providers.wires import drain
 
 from everstream.core.errors import EverstreamError
 from everstream.core.events import Message, Params, Request, Usage
+from everstream.endpoint_settings import PRESET_NAMES, TAKEN_NAMES, EndpointSettings
 from everstream.providers.base import ModelInfo
 from everstream.providers.function import Model
 from everstream.providers.presets import PRESETS
 from everstream.providers.registry import Registry, registry_of
 from everstream.providers.scripted import Scripted
-from everstream.settings import PRESET_NAMES, TAKEN_NAMES, EndpointSettings, Settings
+from everstream.settings import Settings
 
 
 @pytest.fixture(autouse=True)

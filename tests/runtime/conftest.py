@@ -10,19 +10,9 @@ from typing import Any
 import pytest
 
 from everstream.core.cursor import Run
-from everstream.core.events import (
-    ORDER,
-    Continuation,
-    DeltaText,
-    Event,
-    Finish,
-    HeadersReceived,
-    Message,
-    Phase,
-    Request,
-    Resumed,
-)
+from everstream.core.events import Continuation, DeltaText, Event, Finish, HeadersReceived, Message, Request, Resumed
 from everstream.core.log import Position
+from everstream.core.order import ORDER, Phase
 from everstream.providers.base import Batch, ModelInfo, Progress
 from everstream.providers.registry import Registry
 from everstream.providers.scripted import Scripted

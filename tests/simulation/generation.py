@@ -28,7 +28,6 @@ from everstream.core.events import (
     LastToken,
     Mark,
     Metrics,
-    Phase,
     RequestStart,
     Seam,
     SeamReason,
@@ -36,6 +35,7 @@ from everstream.core.events import (
     Usage,
 )
 from everstream.core.log import Log
+from everstream.core.order import Phase
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 from everstream.core.attempts import vain_attempts
 from everstream.core.cursor import Cursor, runs
-from everstream.core.events import Phase, SeamReason
+from everstream.core.events import SeamReason
 from everstream.core.log import Log, Offer, Verdict
+from everstream.core.order import Phase
 from everstream.store.base import Head, Push, Reply, State, Write
 from tests.simulation.generation import ATTEMPTS, Generation
 from tests.simulation.reader import Link, Snapshot, Subscribed

@@ -22,9 +22,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from everstream.core.cursor import Run, coalesce
-from everstream.core.events import CONTENT, DeltaRefusal, DeltaText, Event, Phase, RequestStart, Seam, StreamEnd, follow
+from everstream.core.events import CONTENT, DeltaRefusal, DeltaText, Event, RequestStart, Seam, StreamEnd
 from everstream.core.lease import Epochs, agreement
 from everstream.core.log import Log
+from everstream.core.order import Phase, follow
 from everstream.core.summary import Summary, fold
 from everstream.store.base import Write
 from everstream.store.memory import Disk, Record

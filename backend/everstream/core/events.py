@@ -1,7 +1,7 @@
 """The vocabulary: what is asked of a model, and what a stream says in answer.
 
-A response stream is a log of the entries below.  Their legal order is the table `ORDER`: the relay follows it,
-the tests and the simulator check it.  All of them are immutable and know nothing of streams, offsets or wires.
+A response stream is a log of the entries below, in the legal order of `core.order`; what a session's stream says is in
+`core.session_events`.  All of them are immutable and know nothing of streams, offsets or wires.
 
 Optional fields (`?` in the protocol) have a default and are left out of a frame when unset; nullable fields have
 none and are always written.  Times named `at` are Unix time in milliseconds.
@@ -9,7 +9,6 @@ none and are always written.  Times named `at` are Unix time in milliseconds.
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -42,6 +41,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     content: str | list[TextPart | ImagePart]
     tool_calls: list[ToolCall] | None = None
     call_id: str | None = None
+    is_error: bool = False  # role tool: it says what went wrong
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -283,49 +283,3 @@ class Resumed(msgspec.Struct, frozen=True, gc=False):
 
     continuation: Continuation
     check: SeamCheck | None = None
-
-
-class Phase(Enum):
-    """How far a response stream has come."""
-
-    NEW = "new"
-    REQUESTED = "requested"
-    ANSWERED = "answered"
-    STREAMING = "streaming"
-    CARRIED = "carried"  # after a seam: the next call may begin anywhere in its answer
-    SPENT = "spent"
-    ENDED = "ended"
-
-
-_DELTAS = dict.fromkeys(CONTENT, Phase.STREAMING)
-
-ORDER: dict[Phase, dict[type[Event], Phase]] = {
-    Phase.NEW: {RequestStart: Phase.REQUESTED, Seam: Phase.CARRIED, StreamEnd: Phase.ENDED},
-    Phase.REQUESTED: {HeadersReceived: Phase.ANSWERED, Seam: Phase.CARRIED, StreamEnd: Phase.ENDED},
-    Phase.ANSWERED: {FirstToken: Phase.STREAMING, Seam: Phase.CARRIED, StreamEnd: Phase.ENDED},
-    Phase.STREAMING: {
-        **_DELTAS,
-        LastToken: Phase.SPENT,
-        Seam: Phase.CARRIED,
-        StreamEnd: Phase.ENDED,
-    },
-    Phase.CARRIED: {
-        **_DELTAS,
-        RequestStart: Phase.CARRIED,
-        HeadersReceived: Phase.CARRIED,
-        FirstToken: Phase.STREAMING,
-        LastToken: Phase.SPENT,
-        Seam: Phase.CARRIED,
-        StreamEnd: Phase.ENDED,
-    },
-    Phase.SPENT: {Seam: Phase.SPENT, StreamEnd: Phase.ENDED},
-    Phase.ENDED: {},
-}
-
-
-def follow(phase: Phase, event: Event) -> Phase:
-    """The phase after `event`.  Raises ValueError where the table does not allow it."""
-    after = ORDER[phase].get(type(event))
-    if after is None:
-        raise ValueError(f"{type(event).__name__} cannot follow in phase {phase.value}")
-    return after

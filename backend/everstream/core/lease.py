@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Literal
 from zlib import crc32
 
 PARTITIONS = 64
@@ -77,11 +78,11 @@ def partition_of(stream: str) -> int:
     return partition
 
 
-def stream_id(partition: int, secret: bytes) -> str:
-    """The id of a response stream: its partition in two hex digits, then 130 bits of `secret` (17 bytes)."""
+def stream_id(partition: int, secret: bytes, kind: Literal["r", "s"] = "r") -> str:
+    """A stream's id: of a response or a session, its partition in two hex digits, 130 bits of `secret` (17 bytes)."""
     number = int.from_bytes(secret, "big")
     digits = "".join("abcdefghijklmnopqrstuvwxyz234567"[number >> (5 * i) & 31] for i in range(26))
-    return f"r_{partition:02x}{digits}"
+    return f"{kind}_{partition:02x}{digits}"
 
 
 def partition_for(name: str) -> int:

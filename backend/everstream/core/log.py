@@ -24,8 +24,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from everstream.core.events import CONTENT, ORDER, DeltaText, Event, Mark, Phase, Seam, StreamEnd
+from everstream.core.events import CONTENT, DeltaText, Event, Mark, Seam, StreamEnd
 from everstream.core.lease import Epochs, agreement, epoch_at
+from everstream.core.order import ORDER, Phase
 from everstream.core.summary import NOTHING, Summary, fold
 from everstream.core.trail import Trail, trail_of
 

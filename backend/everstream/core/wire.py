@@ -18,11 +18,12 @@ import msgpack
 import msgspec
 
 from everstream.core.events import DeltaText, Entry, Event, Mark
+from everstream.core.session_events import SessionEntry
 from everstream.core.summary import Summary
 
 _json = msgspec.json.Encoder()
 _msgpack = msgspec.msgpack.Encoder()
-_entry_decoder = msgspec.msgpack.Decoder(str | Entry | tuple[str | Entry, Mark])
+_entry_decoder = msgspec.msgpack.Decoder(str | Entry | SessionEntry | tuple[str | Entry | SessionEntry, Mark])
 _summary_decoder = msgspec.msgpack.Decoder(Summary)
 
 _NESTING_LIMIT = 128

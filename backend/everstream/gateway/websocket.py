@@ -22,8 +22,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from everstream.core import protocol
 from everstream.core.cursor import Cursor
 from everstream.core.errors import CLOSE_EXPIRED, CLOSE_TOO_SLOW, FAULTS, EverstreamError
-from everstream.core.events import Phase
 from everstream.core.log import Log, Position
+from everstream.core.order import Phase
 from everstream.core.protocol import ClientProtocol, Command, Id, Refuse, error_frame, error_of, reply
 from everstream.core.wire import Encoding
 from everstream.gateway.auth import Authenticate

@@ -19,8 +19,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from everstream.endpoint_settings import EndpointSettings
 from everstream.providers.endpoint import Api, Endpoint
-from everstream.settings import EndpointSettings, Settings
+from everstream.settings import Settings
 
 LOOPBACK: Final = "http://127.0.0.1:"
 

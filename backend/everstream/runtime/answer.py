@@ -24,7 +24,6 @@ from everstream.core.events import (
     HeadersReceived,
     LastToken,
     Mark,
-    Phase,
     Request,
     RequestStart,
     Resumed,
@@ -34,6 +33,7 @@ from everstream.core.events import (
     Usage,
 )
 from everstream.core.meter import Meter
+from everstream.core.order import Phase
 from everstream.providers.base import Batch, ProviderEvent
 from everstream.runtime.accounts import Price, attempts_of, chars_of, cost_of, error_info, usage_of
 from everstream.runtime.counters import Counters

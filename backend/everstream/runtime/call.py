@@ -16,7 +16,8 @@ from enum import Enum
 import structlog
 
 from everstream.core.errors import EverstreamError
-from everstream.core.events import DeltaText, Phase
+from everstream.core.events import DeltaText
+from everstream.core.order import Phase
 from everstream.providers.base import Batch, Progress, Provider
 from everstream.runtime.allowance import Allowance
 from everstream.runtime.answer import Answer

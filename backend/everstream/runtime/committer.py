@@ -24,8 +24,9 @@ from typing import Any, Protocol
 import structlog
 
 from everstream.core.errors import EverstreamError
-from everstream.core.events import Mark, Phase
+from everstream.core.events import Mark
 from everstream.core.log import Verdict
+from everstream.core.order import Phase
 from everstream.runtime.counters import Counters
 from everstream.runtime.ending import end
 from everstream.runtime.hub import Feed

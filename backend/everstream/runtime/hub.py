@@ -22,8 +22,8 @@ from typing import Protocol
 import msgspec
 
 from everstream.core.cursor import Cursor, Run, runs
-from everstream.core.events import Phase
 from everstream.core.log import Log, Position
+from everstream.core.order import Phase
 from everstream.core.summary import Summary, fold
 from everstream.runtime.counters import Counters
 from everstream.store.base import State, Store

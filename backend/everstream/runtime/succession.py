@@ -21,8 +21,9 @@ import structlog
 
 from everstream.core.attempts import model_now, vain_attempts
 from everstream.core.errors import EverstreamError
-from everstream.core.events import Continuation, Phase, Request, Seam, SeamReason
+from everstream.core.events import Continuation, Request, Seam, SeamReason
 from everstream.core.lease import owner_of, partition_of
+from everstream.core.order import Phase
 from everstream.providers.base import Progress
 from everstream.providers.registry import Registry
 from everstream.runtime.accounts import last_words, progress_of

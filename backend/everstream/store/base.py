@@ -155,6 +155,22 @@ class Store(Protocol):
         """
         ...
 
+    async def rest(self, stream: str, epoch: int, tail: int) -> bool:
+        """Lead a stream no longer that has not ended and of which nothing is expected soon: nobody leads it.
+
+        It is no open stream any more, so nobody looks for it, until somebody adopts it from the leader "".  False as
+        for `hand_over`.  A reign that had no entry leaves no trace.
+        """
+        ...
+
+    async def purge(self, streams: Sequence[str]) -> None:
+        """Erase streams, of one partition, for good.
+
+        They are not there any more for `read`, `adopt`, the memory of `create` and all others, and commits of them
+        are fenced, for as long as the stream TTL: what a leader still holds must not come back.  Safe to repeat.
+        """
+        ...
+
     async def mark_cancelled(self, stream: str) -> Head | None:
         """Leave word that the stream is to stop; its leader learns it with its next commit at the latest."""
         ...
@@ -210,3 +226,18 @@ class Store(Protocol):
         ...
 
     async def rows(self, table: str) -> dict[str, bytes]: ...
+
+    # A ranking is a set whose members have a score, for all nodes.  It lasts for the session TTL from its last change.
+
+    async def rank(self, ranking: str, member: str, score: int) -> None:
+        """Put a member in, or give it another score; a score that is lower than the one it has changes nothing."""
+        ...
+
+    async def unrank(self, ranking: str, member: str) -> None: ...
+
+    async def ranked(self, ranking: str, below: tuple[int, str] | None, limit: int) -> list[tuple[str, int]]:
+        """Members with their scores, the highest first, equal ones by name, the last one first.
+
+        `below`: only those that come after this (score, member).
+        """
+        ...

@@ -32,6 +32,7 @@ class Record:
     followers: set[str] = field(default_factory=set)
     handed: bool = False
     marks: dict[int, Mark] = field(default_factory=dict)
+    rests: bool = False  # not ended, and nobody leads it or looks for it
 
     @property
     def tail(self) -> int:
@@ -54,6 +55,7 @@ class Record:
             del self.entries[keep - self.base :]
             self.marks = {offset: mark for offset, mark in self.marks.items() if offset <= keep}
             self.epochs, self.leader, self.ended, self.handed = write.epochs, write.leader, False, False
+            self.rests = False
         self.marks |= {offset: mark for offset, mark in write.marks.items() if offset > self.tail}
         self.entries += write.entries[self.tail - write.base :]
         self.ended = self.ended or write.ends
@@ -71,6 +73,8 @@ class Disk:
         self.dark_until_ms = 0  # nobody may be taken for dead before that
         self.notes: dict[str, tuple[bytes, int]] = {}  # name -> (value, forgotten at ms)
         self.tables: dict[str, dict[str, bytes]] = {}
+        self.rankings: dict[str, dict[str, int]] = {}
+        self.purged: set[str] = set()
 
     def copy(self) -> Disk:
         """A replica as it is now."""
@@ -83,6 +87,8 @@ class Disk:
         }
         disk.requests, disk.leases, disk.notes = dict(self.requests), dict(self.leases), dict(self.notes)
         disk.tables = {name: dict(rows) for name, rows in self.tables.items()}
+        disk.rankings = {name: dict(ranking) for name, ranking in self.rankings.items()}
+        disk.purged = set(self.purged)
         disk.dark_until_ms = self.dark_until_ms
         return disk
 
@@ -103,6 +109,8 @@ class Disk:
 
     def commit(self, write: Write) -> Reply:
         record = self.records.get(write.stream)
+        if write.stream in self.purged:
+            return Reply(Verdict.FENCED, 0, False)
         if record is None:
             if write.base:
                 return Reply(Verdict.GAP, 0, False)
@@ -138,7 +146,7 @@ class Disk:
         record.epochs = (*past, (epoch, record.tail))
         record.leader = node
         state = self.read(stream)
-        record.handed = False
+        record.handed = record.rests = False
         return state
 
     def hand_over(self, stream: str, epoch: int, tail: int, node: str, to: str) -> bool:
@@ -151,6 +159,17 @@ class Disk:
             return False
         record.leader, record.handed = to, True
         return True
+
+    def rest(self, stream: str, epoch: int, tail: int, node: str) -> bool:
+        done = self.hand_over(stream, epoch, tail, node, "")
+        if done:
+            self.records[stream].rests = True
+        return done
+
+    def purge(self, streams: Sequence[str]) -> None:
+        for stream in streams:
+            self.records.pop(stream, None)
+            self.purged.add(stream)
 
     def renew(self, node: str, lease_ms: int) -> bool:
         now = self.clock_ms()
@@ -223,6 +242,14 @@ class MemoryStore:
         await self.ping()
         return self.disk.hand_over(stream, epoch, tail, self._node, to)
 
+    async def rest(self, stream: str, epoch: int, tail: int) -> bool:
+        await self.ping()
+        return self.disk.rest(stream, epoch, tail, self._node)
+
+    async def purge(self, streams: Sequence[str]) -> None:
+        await self.ping()
+        self.disk.purge(streams)
+
     async def mark_cancelled(self, stream: str) -> Head | None:
         await self.ping()
         record = self.disk.records.get(stream)
@@ -263,7 +290,11 @@ class MemoryStore:
 
     async def open_streams(self) -> list[tuple[str, str]]:
         await self.ping()
-        return [(stream, record.leader) for stream, record in self.disk.records.items() if not record.ended]
+        return [
+            (stream, record.leader)
+            for stream, record in self.disk.records.items()
+            if not (record.ended or record.rests)
+        ]
 
     async def remember(self, name: str, value: bytes, ttl_s: int) -> None:
         await self.ping()
@@ -289,3 +320,19 @@ class MemoryStore:
     async def rows(self, table: str) -> dict[str, bytes]:
         await self.ping()
         return dict(self.disk.tables.get(table, {}))
+
+    async def rank(self, ranking: str, member: str, score: int) -> None:
+        await self.ping()
+        scores = self.disk.rankings.setdefault(ranking, {})
+        scores[member] = max(score, scores.get(member, score))
+
+    async def unrank(self, ranking: str, member: str) -> None:
+        await self.ping()
+        self.disk.rankings.get(ranking, {}).pop(member, None)
+
+    async def ranked(self, ranking: str, below: tuple[int, str] | None, limit: int) -> list[tuple[str, int]]:
+        await self.ping()
+        ordered = sorted(
+            ((score, member) for member, score in self.disk.rankings.get(ranking, {}).items()), reverse=True
+        )
+        return [(member, score) for score, member in ordered if below is None or (score, member) < below][:limit]
