@@ -36,6 +36,7 @@ from everstream.runtime.relay import Relay
 from everstream.runtime.resting import Resting
 from everstream.runtime.revoking import REVOKED, tell_revoked
 from everstream.runtime.succession import LEAD, Meta, Succession
+from everstream.runtime.tools import Tools
 from everstream.runtime.turns import OnTurn, Turns
 from everstream.settings import Settings
 from everstream.store.base import State, Store
@@ -49,10 +50,18 @@ _CANCEL = b"cancel "
 
 
 class Node:
-    def __init__(self, settings: Settings, store: Store, providers: Registry, on_turn: OnTurn | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        providers: Registry,
+        on_turn: OnTurn | None = None,
+        tools: Tools | None = None,
+    ) -> None:
         """`on_turn` is told of every answer that ended here."""
         self.id = "n_" + secrets.token_hex(8)
         self.settings = settings
+        self.tools = Tools() if tools is None else tools  # an empty one is false, and may yet grow
         self.counters = Counters()
         self.draining = False
         self.on_revoked: Callable[[str], None] = lambda proof: None  # for whoever let somebody in by that proof
