@@ -23,6 +23,8 @@ from everstream.core.lease import Epochs
 from everstream.core.log import Verdict
 from everstream.core.summary import NOTHING, Summary
 
+REIGNS_MAX = 256  # in an epoch table: every commit carries it, and a session is adopted each time that it wakes
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -144,14 +146,18 @@ class Store(Protocol):
         None where another node was faster (the leader is no longer `leader`), or it has ended.  The state still says
         whether it was `handed`; afterwards it is not.  A reign that was handed on before it had an
         entry leaves no trace.
+
+        Of more than `REIGNS_MAX` reigns the oldest leave the table, and the oldest that is left begins at 0.  Such a
+        table agrees on nothing with those of before: who holds one of them reads the stream anew.
         """
         ...
 
     async def hand_over(self, stream: str, epoch: int, tail: int, to: str) -> bool:
         """Name the node `to` (empty: whichever comes) as the next leader of a stream that this node leads in `epoch`.
 
-        Nothing else changes until that node adopts it.  False where this node does not lead it, it has ended, or the
-        store does not hold all up to `tail`: then this node has what nobody else would have.
+        Nothing else changes until that node adopts it, but that it is open again if it was at rest.  False where this
+        node does not lead it, it has ended, or the store does not hold all up to `tail`: then this node has what
+        nobody else would have.
         """
         ...
 
@@ -167,7 +173,8 @@ class Store(Protocol):
         """Erase streams, of one partition, for good.
 
         They are not there any more for `read`, `adopt`, the memory of `create` and all others, and commits of them
-        are fenced, for as long as the stream TTL: what a leader still holds must not come back.  Safe to repeat.
+        are fenced, for as long as the stream TTL: what a leader still holds must not come back.  Nor can they be made
+        again: `create` of one says that it was there before.  Safe to repeat.
         """
         ...
 
@@ -227,7 +234,8 @@ class Store(Protocol):
 
     async def rows(self, table: str) -> dict[str, bytes]: ...
 
-    # A ranking is a set whose members have a score, for all nodes.  It lasts for the session TTL from its last change.
+    # A ranking is a set whose members have a score (less than 2**53), for all nodes.  It lasts for the session TTL from
+    # its last change.
 
     async def rank(self, ranking: str, member: str, score: int) -> None:
         """Put a member in, or give it another score; a score that is lower than the one it has changes nothing."""

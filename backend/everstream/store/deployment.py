@@ -24,7 +24,7 @@ from typing import Any
 import hiredis
 import structlog
 from redis.crc import key_slot
-from redis.exceptions import ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from everstream.core.lease import PARTITIONS
 from everstream.store.address import Address, Kind, Spot
@@ -98,6 +98,34 @@ class Deployment:
             await server.close()
         if self._finder is not None:
             await self._finder.close()
+
+    async def check(self, name: str) -> None:
+        """Raise StoreUnavailable unless the primaries can be used.  Of several, some may be away just now.
+
+        `name` is the store's address, without its secrets.
+        """
+        failures = []
+        servers = list(self.servers)
+        for server in servers:
+            try:
+                await server.check(clustered=self.spread)
+                await server.load()
+            except AuthenticationError as error:
+                raise StoreUnavailable("the store refused the user name or password in its address") from error
+            except NoPermissionError as error:
+                raise StoreUnavailable(
+                    f"the store's user may not do what it must: {str(error)[:200]} (OPERATIONS.md says what it needs)"
+                ) from error
+            except ResponseError as error:
+                raise StoreUnavailable(
+                    f"the store answered: {str(error)[:200]} (Redis 7.0 or Valkey 7.2 is the oldest that works)"
+                ) from error
+            except FAILURES as error:
+                failures.append(error)
+                logger.warning("a server of the store does not answer", server=server.name)
+        if len(failures) == len(servers):
+            kind = type(failures[0]).__name__
+            raise StoreUnavailable(f"no answer from the store at {name} ({kind}): is it running?") from failures[0]
 
     @property
     def servers(self) -> Iterable[Server]:

@@ -6,18 +6,25 @@
 --                     x "1" when to be cancelled · f "1" when somebody follows · z the folded sum
 --                     t "1" when the leader was named by another node and has yet to adopt it
 --   l:STREAM   list   the entries after base
---   o          set    the partition's open streams
+--   o          set    the partition's open streams: those that rest are neither in it nor ended
 --   q:REQUEST  string the stream that a request made
--- Epochs need 53 bits, which a Lua number holds exactly.
+-- Beside them, in the partition that its name says:
+--   z:RANKING  zset   members with their scores
+-- Epochs need 53 bits, which a Lua number holds exactly; so do scores.
 --
--- Every key runs out.  A stream has STREAM_TTL from its last entry on; while it is open that is looked after now and
--- then only, since a commit must not pay for it: by a probe, and whenever so many entries have come (`stride`).
+-- Every key runs out.  A stream has the TTL of its kind from its last entry on; while it is open that is looked after
+-- now and then only, since a commit must not pay for it: by a probe, and whenever so many entries have come (`stride`).
+--
+-- Of a purged stream only e and s are left, for the TTL of responses: a reign that is later than any there can be.  So
+-- the rule that fences older epochs fences every commit, and whoever asks whether a stream has ended turns away.
 
 local OK, FENCED, GAP = 0, 1, 2
 local STRIDE_ENTRIES_MAX = 512
 -- A stream that says something less often than this is probed instead (see the runtime's keeper): so a stride's
 -- entries come in less than half of the TTL.
 local SILENCE_S = 2
+local REIGNS_MAX = 256  -- base.REIGNS_MAX
+local PURGED = '9007199254740991:0'
 local LEASES_KEPT_MS = 3600000
 local DARK = '!dark'  -- beside the nodes, which have no such names: until when nobody may be taken for dead
 
@@ -62,29 +69,52 @@ local function outlast(key, ttl_s)
   if redis.call('TTL', key) <= ttl_s then redis.call('EXPIRE', key, 2 * ttl_s) end
 end
 
--- A stream has `ttl_s` from now on, and the set of open streams more than it.
-local function prolong(head, list, ttl_s)
-  local tagged = names(head)
+-- How long streams are kept, by the letter with which their ids begin: of responses, of sessions.
+local function ttls_of(responses_s, sessions_s)
+  return {r = tonumber(responses_s), s = tonumber(sessions_s)}
+end
+
+-- Of the stream whose head this is.  An id has 30 characters.
+local function ttl_of(head, ttls)
+  return ttls[string.sub(head, -30, -30)]
+end
+
+-- A stream has the TTL of its kind from now on.
+local function keep(head, list, ttls)
+  local ttl_s = ttl_of(head, ttls)
   redis.call('EXPIRE', head, ttl_s)
   redis.call('EXPIRE', list, ttl_s)
-  outlast(tagged .. 'o', ttl_s)
+  return ttl_s
+end
+
+-- As above, and the set of open streams has more than it.
+local function prolong(head, list, ttls)
+  outlast(names(head) .. 'o', keep(head, list, ttls))
 end
 
 -- As above, unless that was done lately.
-local function keep_up(head, list, ttl_s)
-  if redis.call('TTL', head) * 10 <= ttl_s * 9 then prolong(head, list, ttl_s) end
+local function keep_up(head, list, ttls)
+  if redis.call('TTL', head) * 10 <= ttl_of(head, ttls) * 9 then prolong(head, list, ttls) end
+end
+
+-- It is one of the open streams from now on, and lasts.
+local function open(head, list, ttls)
+  local tagged, stream = names(head)
+  redis.call('SADD', tagged .. 'o', stream)
+  prolong(head, list, ttls)
 end
 
 -- KEYS of each write: head, list.  One more may follow, of which a cluster is only to know that it is touched.
--- ARGV: ttl_s, "1" when followers are to be told at once, then for each write: epochs, base, flags, leader, count, meta where the flags have an m, entries…
+-- ARGV: the TTLs, "1" when followers are to be told at once, then for each write: epochs, base, flags, leader, count, meta where the flags have an m, entries…
 -- Flags: e, the last of the entries ends the stream; m, the head may have to be made, of this meta.
 -- Reply: for each write verdict, tail, and 1 where it is to be cancelled plus 2 where somebody follows.
 local function commit(keys, args)
   local replies = {}
-  local ttl_s = tonumber(args[1])
-  local stride = math.min(STRIDE_ENTRIES_MAX, math.ceil(ttl_s / (2 * SILENCE_S)))
-  local tells = args[2] == '1'
-  local k, a = 1, 3
+  local ttls = ttls_of(args[1], args[2])
+  -- Short enough for both kinds: whether there is anything to do is then asked of the stream's own.
+  local stride = math.min(STRIDE_ENTRIES_MAX, math.ceil(math.min(ttls.r, ttls.s) / (2 * SILENCE_S)))
+  local tells = args[3] == '1'
+  local k, a = 1, 4
   while k < #keys do
     local head, list = keys[k], keys[k + 1]
     local epochs, base, flags, leader, count = args[a], tonumber(args[a + 1]), args[a + 2], args[a + 3], tonumber(args[a + 4])
@@ -100,55 +130,50 @@ local function commit(keys, args)
     else
       local bottom = tonumber(now[2] or 0)
       tail = bottom + redis.call('LLEN', list)
-      local keep = tail
+      local shared = tail
       local newer = now[1] ~= epochs
       if not now[1] then
-        local tagged, stream = names(head)
         redis.call('HSET', head, 'e', epochs, 'b', 0, 'n', leader, 'm', meta)
-        redis.call('SADD', tagged .. 'o', stream)
-        prolong(head, list, ttl_s)
+        open(head, list, ttls)
       elseif newer then
         local ours, theirs = table_of(now[1]), table_of(epochs)
         if theirs[#theirs][1] <= ours[#ours][1] then
           verdict = FENCED
         else
-          keep = agreement(ours, tail, theirs, base + count)
+          shared = agreement(ours, tail, theirs, base + count)
           -- Ended and folded under another history, which no commit can take back.
-          if keep < bottom then verdict = FENCED end
+          if shared < bottom then verdict = FENCED end
         end
       end
-      if verdict == OK and base > keep then
-        verdict, tail = GAP, keep
+      if verdict == OK and base > shared then
+        verdict, tail = GAP, shared
       end
       if verdict == OK then
         if newer and now[1] then
-          if keep < tail then
-            if keep == bottom then redis.call('DEL', list) else redis.call('LTRIM', list, 0, keep - bottom - 1) end
-            tail = keep
+          if shared < tail then
+            if shared == bottom then redis.call('DEL', list) else redis.call('LTRIM', list, 0, shared - bottom - 1) end
+            tail = shared
           end
-          local tagged, stream = names(head)
           redis.call('HSET', head, 'e', epochs, 'n', leader)
           redis.call('HDEL', head, 's', 't')
-          redis.call('SADD', tagged .. 'o', stream)
-          prolong(head, list, ttl_s)
+          open(head, list, ttls)
         end
         local skip = tail - base
         if skip < count then
           local before = tail
           tail = bottom + redis.call('RPUSH', list, unpack(args, first + skip, first + count - 1))
-          if before == bottom then redis.call('EXPIRE', list, ttl_s) end
-          if tail % stride < tail - before then keep_up(head, list, ttl_s) end
+          if before == bottom then redis.call('EXPIRE', list, ttl_of(head, ttls)) end
+          if tail % stride < tail - before then keep_up(head, list, ttls) end
         elseif count == 0 then
-          keep_up(head, list, ttl_s)
+          keep_up(head, list, ttls)
         else
-          prolong(head, list, ttl_s)  -- a repeat: its caller may ask replicas what they have of what *it* wrote
+          prolong(head, list, ttls)  -- a repeat: its caller may ask replicas what they have of what *it* wrote
         end
         if flags == 'e' or flags == 'em' then
           local tagged, stream = names(head)
           redis.call('HSET', head, 's', '1')
           redis.call('SREM', tagged .. 'o', stream)
-          redis.call('EXPIRE', head, ttl_s)
-          redis.call('EXPIRE', list, ttl_s)
+          keep(head, list, ttls)
         end
         if now[4] and count > 0 and tells then
           local tagged, stream = names(head)
@@ -166,24 +191,24 @@ local function commit(keys, args)
 end
 
 -- KEYS: head, list, open, request key (or none).
--- ARGV: stream, leader, tag, meta, request_ttl_s, prefix of heads, stream_ttl_s, "1" when the leader has to adopt it.
--- Reply: stream, epochs, fresh.  The stream a request made lies in the request's partition.
+-- ARGV: stream, leader, tag, meta, request_ttl_s, prefix of heads, the TTLs, "1" when the leader has to adopt it.
+-- Reply: stream, epochs, fresh.  The stream a request made lies in the request's partition.  A purged one is forgotten
+-- by its request, but its name stays taken.
 local function create(keys, args)
   local stream, node, tag, meta = args[1], args[2], tonumber(args[3]), args[4]
   if keys[4] then
     local made = redis.call('GET', keys[4])
     if made then
       local epochs = redis.call('HGET', args[6] .. made, 'e')
-      if epochs then return {made, epochs, 0} end
+      if epochs and epochs ~= PURGED then return {made, epochs, 0} end
     end
   end
   local there = redis.call('HGET', keys[1], 'e')
   if there then return {stream, there, 0} end
   local epochs = string.format('%.0f:0', next_epoch(0, tag))
   redis.call('HSET', keys[1], 'e', epochs, 'b', 0, 'n', node, 'm', meta)
-  if args[8] == '1' then redis.call('HSET', keys[1], 't', '1') end
-  redis.call('SADD', keys[3], stream)
-  prolong(keys[1], keys[2], tonumber(args[7]))
+  if args[9] == '1' then redis.call('HSET', keys[1], 't', '1') end
+  open(keys[1], keys[2], ttls_of(args[7], args[8]))
   if keys[4] then redis.call('SET', keys[4], stream, 'EX', tonumber(args[5])) end
   return {stream, epochs, 1}
 end
@@ -191,7 +216,7 @@ end
 -- KEYS: head, list.  ARGV: after.  Reply: head fields e b n m s x t z, tail, after, entries; or nothing.
 local function read(keys, args)
   local h = redis.call('HMGET', keys[1], 'e', 'b', 'n', 'm', 's', 'x', 't', 'z')
-  if not h[1] then return {} end
+  if not h[1] or h[1] == PURGED then return {} end
   local bottom = tonumber(h[2] or 0)
   local tail = bottom + redis.call('LLEN', keys[2])
   local after = math.min(math.max(tonumber(args[1]), bottom), tail)
@@ -201,7 +226,7 @@ local function read(keys, args)
   return {h[1], bottom, h[3] or '', h[4] or '', ended, cancelled, handed, h[8] or '', tail, after, entries}
 end
 
--- KEYS: head, list.  ARGV: expected leader, node, tag, ttl_s.  Reply as of read; nothing where somebody else was faster.
+-- KEYS: head, list, open.  ARGV: expected leader, node, tag, the TTLs.  Reply as of read; nothing where somebody else was faster.
 local function adopt(keys, args)
   local h = redis.call('HMGET', keys[1], 'e', 'n', 's', 'b', 't')
   if not h[1] or h[3] or h[2] ~= args[1] then return {} end
@@ -215,24 +240,59 @@ local function adopt(keys, args)
   local reigns = {}
   for _, reign in ipairs(epochs) do
     if reign[2] <= tail and reign ~= skipped then
-      reigns[#reigns + 1] = string.format('%.0f:%.0f', reign[1], reign[2])
+      reigns[#reigns + 1] = reign
     end
   end
-  reigns[#reigns + 1] = string.format('%.0f:%.0f', epoch, tail)
-  redis.call('HSET', keys[1], 'e', table.concat(reigns, ','), 'n', args[2])
-  prolong(keys[1], keys[2], tonumber(args[4]))
+  reigns[#reigns + 1] = {epoch, tail}
+  -- Of more than that the oldest are forgotten, and the next one has their entries too.
+  local first = math.max(#reigns - REIGNS_MAX, 0) + 1
+  local packed = {}
+  for i = first, #reigns do
+    local start = i == first and i > 1 and 0 or reigns[i][2]
+    packed[#packed + 1] = string.format('%.0f:%.0f', reigns[i][1], start)
+  end
+  redis.call('HSET', keys[1], 'e', table.concat(packed, ','), 'n', args[2])
+  open(keys[1], keys[2], ttls_of(args[4], args[5]))
   local state = read(keys, {'0'})
   redis.call('HDEL', keys[1], 't')
   return state
 end
 
--- KEYS: head, list.  ARGV: node, its epoch, its tail, the heir.  Reply: 1 where it was done.
-local function hand_over(keys, args)
+-- Whether the heir was named, of a stream that this node leads and of which the store has all.
+local function named(keys, node, epoch, tail, heir)
   local h = redis.call('HMGET', keys[1], 'e', 'n', 's', 'b', 't')
-  if not h[1] or h[3] or string.match(h[1], '(%d+):%d+$') ~= args[2] then return 0 end
-  if h[2] ~= args[1] and not h[5] then return 0 end
-  if tonumber(h[4] or 0) + redis.call('LLEN', keys[2]) ~= tonumber(args[3]) then return 0 end
-  redis.call('HSET', keys[1], 'n', args[4], 't', '1')
+  if not h[1] or h[3] or string.match(h[1], '(%d+):%d+$') ~= epoch then return false end
+  if h[2] ~= node and not h[5] then return false end
+  if tonumber(h[4] or 0) + redis.call('LLEN', keys[2]) ~= tonumber(tail) then return false end
+  redis.call('HSET', keys[1], 'n', heir, 't', '1')
+  return true
+end
+
+-- KEYS: head, list, open.  ARGV: node, its epoch, its tail, the TTLs, the heir.  Reply: 1 where it was done.
+local function hand_over(keys, args)
+  if not named(keys, args[1], args[2], args[3], args[6]) then return 0 end
+  open(keys[1], keys[2], ttls_of(args[4], args[5]))  -- it may have been put to rest before
+  return 1
+end
+
+-- KEYS: head, list, open.  ARGV: node, its epoch, its tail, the TTLs.  Reply: 1 where it was done.
+local function rest(keys, args)
+  if not named(keys, args[1], args[2], args[3], '') then return 0 end
+  local _, stream = names(keys[1])
+  redis.call('SREM', keys[3], stream)
+  keep(keys[1], keys[2], ttls_of(args[4], args[5]))
+  return 1
+end
+
+-- KEYS: head and list of each stream, open.  ARGV: ttl_s of what is left in the place of each.
+local function purge(keys, args)
+  for k = 1, #keys - 1, 2 do
+    local _, stream = names(keys[k])
+    redis.call('DEL', keys[k], keys[k + 1])
+    redis.call('HSET', keys[k], 'e', PURGED, 's', '1')
+    redis.call('EXPIRE', keys[k], tonumber(args[1]))
+    redis.call('SREM', keys[#keys], stream)
+  end
   return 1
 end
 
@@ -245,8 +305,8 @@ end
 
 -- KEYS: head, list.  ARGV: tail, the sum.  Reply: 1 where it was done.
 local function fold(keys, args)
-  local h = redis.call('HMGET', keys[1], 'b', 's')
-  if not h[2] then return 0 end
+  local h = redis.call('HMGET', keys[1], 'b', 's', 'e')
+  if not h[2] or h[3] == PURGED then return 0 end
   local tail = tonumber(h[1] or 0) + redis.call('LLEN', keys[2])
   if tail ~= tonumber(args[1]) then return 0 end
   redis.call('HSET', keys[1], 'b', tail, 'z', args[2])
@@ -256,11 +316,12 @@ end
 
 -- KEYS: head.  From now on commits are pushed.
 local function follow(keys, args)
-  if redis.call('EXISTS', keys[1]) == 1 then return redis.call('HSET', keys[1], 'f', '1') end
-  return 0
+  local epochs = redis.call('HGET', keys[1], 'e')
+  if not epochs or epochs == PURGED then return 0 end
+  return redis.call('HSET', keys[1], 'f', '1')
 end
 
--- KEYS: nodes.  ARGV: node, lease_ms, stream_ttl_s.  Reply: 0 while nobody may be taken for dead.
+-- KEYS: nodes.  ARGV: node, lease_ms, the longest TTL of a stream.  Reply: 0 while nobody may be taken for dead.
 -- Leases are a sorted set: member node, score the time it runs out.  It is kept for as long as any stream, so that
 -- who comes back to a store that was away for long still sees that it was.
 local function renew(keys, args)
@@ -301,14 +362,67 @@ local function open_streams(keys, args)
   return found
 end
 
+-- KEYS: ranking.  ARGV: member, score, ttl_s.
+local function rank(keys, args)
+  redis.call('ZADD', keys[1], 'GT', args[2], args[1])
+  redis.call('EXPIRE', keys[1], tonumber(args[3]))
+  return 1
+end
+
+-- KEYS: ranking.  ARGV: member, ttl_s.
+local function unrank(keys, args)
+  redis.call('ZREM', keys[1], args[1])
+  redis.call('EXPIRE', keys[1], tonumber(args[2]))
+  return 1
+end
+
+-- By their bytes, as the server orders members; Lua would ask the machine's language.
+local function precedes(one, other)
+  for i = 1, math.min(#one, #other) do
+    local a, b = string.byte(one, i), string.byte(other, i)
+    if a ~= b then return a < b end
+  end
+  return #one < #other
+end
+
+-- KEYS: ranking.  ARGV: limit, and for a later page the score and the member after which it begins.
+-- Reply: member, score, member, score, …  Where the page begins is found by halves, so that it costs the same wherever
+-- it is and however many have one score; the member itself may be gone by now.
+local function ranked(keys, args)
+  local limit, score, member = tonumber(args[1]), tonumber(args[2]), args[3]
+  if limit < 1 then return {} end
+  local function comes_after(place)
+    local found = redis.call('ZREVRANGE', keys[1], place, place, 'WITHSCORES')
+    if not found[1] then return true end
+    local its = tonumber(found[2])
+    return its < score or its == score and precedes(found[1], member)
+  end
+  local start = 0
+  if score and not comes_after(0) then
+    local before, after = 0, 1
+    while not comes_after(after) do before, after = after, 2 * after end
+    while after - before > 1 do
+      local middle = math.floor((before + after) / 2)
+      if comes_after(middle) then after = middle else before = middle end
+    end
+    start = after
+  end
+  return redis.call('ZREVRANGE', keys[1], start, start + limit - 1, 'WITHSCORES')
+end
+
 redis.register_function('es_commit_VERSION', commit)
 redis.register_function('es_create_VERSION', create)
 redis.register_function{function_name = 'es_read_VERSION', callback = read, flags = {'no-writes'}}
 redis.register_function('es_adopt_VERSION', adopt)
 redis.register_function('es_hand_over_VERSION', hand_over)
+redis.register_function('es_rest_VERSION', rest)
+redis.register_function('es_purge_VERSION', purge)
 redis.register_function('es_mark_cancelled_VERSION', mark_cancelled)
 redis.register_function('es_fold_VERSION', fold)
 redis.register_function('es_follow_VERSION', follow)
 redis.register_function('es_renew_VERSION', renew)
 redis.register_function{function_name = 'es_nodes_VERSION', callback = nodes, flags = {'no-writes'}}
 redis.register_function('es_open_streams_VERSION', open_streams)
+redis.register_function('es_rank_VERSION', rank)
+redis.register_function('es_unrank_VERSION', unrank)
+redis.register_function{function_name = 'es_ranked_VERSION', callback = ranked, flags = {'no-writes'}}

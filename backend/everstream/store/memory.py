@@ -14,7 +14,20 @@ from everstream.core.events import Event, Mark
 from everstream.core.lease import Epochs, agreement, next_epoch, node_tag
 from everstream.core.log import Verdict
 from everstream.core.summary import NOTHING, Summary
-from everstream.store.base import Created, Head, OnMessage, OnPush, Push, Reply, State, StoreUnavailable, Write
+from everstream.store.base import (
+    REIGNS_MAX,
+    Created,
+    Head,
+    OnMessage,
+    OnPush,
+    Push,
+    Reply,
+    State,
+    StoreUnavailable,
+    Write,
+)
+
+_PURGED: Epochs = ((2**53 - 1, 0),)  # a reign that is later than any there can be
 
 
 @dataclass(slots=True)
@@ -99,6 +112,8 @@ class Disk:
         made, until = self.requests.get(request, ("", 0)) if request else ("", 0)
         if made in self.records and until > now:
             return Created(made, self.records[made].epochs, False)
+        if stream in self.purged:
+            return Created(stream, _PURGED, False)
         if stream in self.records:
             return Created(stream, self.records[stream].epochs, False)
         epochs: Epochs = ((next_epoch(0, now, node_tag(node)), 0),)
@@ -108,9 +123,9 @@ class Disk:
         return Created(stream, epochs, True)
 
     def commit(self, write: Write) -> Reply:
-        record = self.records.get(write.stream)
         if write.stream in self.purged:
             return Reply(Verdict.FENCED, 0, False)
+        record = self.records.get(write.stream)
         if record is None:
             if write.base:
                 return Reply(Verdict.GAP, 0, False)
@@ -143,10 +158,14 @@ class Disk:
         past = tuple(reign for reign in record.epochs if reign[1] <= record.tail)
         if record.handed and past and past[-1] == record.epochs[-1] and past[-1][1] == record.tail:
             past = past[:-1]  # its leader was only named, or went before it had said a word: it was no attempt
+        if len(past) >= REIGNS_MAX:  # the oldest are forgotten, and the next one has their entries too
+            past = past[1 - REIGNS_MAX :]
+            past = ((past[0][0], 0), *past[1:])
         record.epochs = (*past, (epoch, record.tail))
         record.leader = node
+        record.rests = False
         state = self.read(stream)
-        record.handed = record.rests = False
+        record.handed = False
         return state
 
     def hand_over(self, stream: str, epoch: int, tail: int, node: str, to: str) -> bool:
@@ -157,7 +176,7 @@ class Disk:
             return False
         if record.leader != node and not record.handed:  # handed already: whoever did it says so again
             return False
-        record.leader, record.handed = to, True
+        record.leader, record.handed, record.rests = to, True, False
         return True
 
     def rest(self, stream: str, epoch: int, tail: int, node: str) -> bool:

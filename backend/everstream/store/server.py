@@ -30,6 +30,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
+from everstream.store.base import StoreUnavailable
 from everstream.store.line import Line, packed
 
 logger = structlog.get_logger(__name__)
@@ -37,6 +38,7 @@ logger = structlog.get_logger(__name__)
 _SOURCE = files("everstream.store").joinpath("everstream.lua").read_text("utf-8")
 _VERSION = hashlib.sha256(_SOURCE.encode()).hexdigest()[:8]
 _LIBRARY = _SOURCE.replace("VERSION", _VERSION)
+_OLDEST = (7, 0)
 _CONNECTIONS_MAX = 16  # more would not be faster: the server works through one call at a time
 _POOL_WAIT_S = 5.0
 LOOK_FOR_REPLICA_S = 0.5
@@ -90,6 +92,24 @@ class Server:
             await self._connection.disconnect(nowait=True)
             self._connection = None
         await self._pool.disconnect(inuse_connections=False)
+
+    async def check(self, *, clustered: bool) -> None:
+        """Raises StoreUnavailable where it cannot serve, and what redis-py raises; says what of it is unwise."""
+        info = await self.client.info()
+        version = str(info.get("valkey_version") or info.get("redis_version") or "")
+        if not version:
+            raise StoreUnavailable("what answers at the store's address is not a Redis or Valkey server")
+        if tuple(int(n) for n in version.split(".")[:2]) < _OLDEST:
+            raise StoreUnavailable(f"the store is version {version}: Redis 7.0 or Valkey 7.2 is the oldest that works")
+        if info.get("cluster_enabled") == 1 and not clustered:
+            raise StoreUnavailable("the store is a cluster: write redis+cluster:// or rediss+cluster:// in its address")
+        if info.get("aof_enabled") == 0:
+            logger.warning("the store's append-only file is off: a restart of it loses streams", server=self.name)
+        policy = info.get("maxmemory_policy", "noeviction")
+        if info.get("maxmemory") and policy != "noeviction":
+            logger.warning("the store throws keys away when it is full", server=self.name, maxmemory_policy=policy)
+        if self._acks_ms and info.get("connected_slaves") == 0:
+            logger.warning("acks = replica, but the store has no replica", server=self.name)
 
     async def load(self) -> None:
         """Give the server the function library.  Raises what redis-py raises."""

@@ -30,10 +30,16 @@ class EmbeddedStore(ValkeyStore):
         key_prefix: str = "es",
         timeout_s: float = 1.0,
         stream_ttl_s: int = 604_800,
+        session_ttl_s: int = 7_776_000,
         request_ttl_s: int = 86_400,
     ) -> None:
         super().__init__(
-            "", key_prefix=key_prefix, timeout_s=timeout_s, stream_ttl_s=stream_ttl_s, request_ttl_s=request_ttl_s
+            "",
+            key_prefix=key_prefix,
+            timeout_s=timeout_s,
+            stream_ttl_s=stream_ttl_s,
+            session_ttl_s=session_ttl_s,
+            request_ttl_s=request_ttl_s,
         )
         self._data_dir = data_dir
         self._binary = binary
@@ -67,6 +73,7 @@ def store_of(settings: Settings) -> Store:
             key_prefix=settings.key_prefix,
             timeout_s=settings.store_timeout_s,
             stream_ttl_s=settings.stream_ttl_s,
+            session_ttl_s=settings.session_ttl_s,
             request_ttl_s=settings.request_ttl_s,
         )
     if scheme == "unix" or scheme.partition("+")[0] in ("redis", "rediss"):
@@ -75,6 +82,7 @@ def store_of(settings: Settings) -> Store:
             key_prefix=settings.key_prefix,
             timeout_s=settings.store_timeout_s,
             stream_ttl_s=settings.stream_ttl_s,
+            session_ttl_s=settings.session_ttl_s,
             request_ttl_s=settings.request_ttl_s,
             acks=settings.acks,
             acks_timeout_ms=settings.acks_timeout_ms,

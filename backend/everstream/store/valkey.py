@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import msgpack
 import structlog
-from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from everstream.core.events import Event, Mark
 from everstream.core.lease import PARTITIONS, node_tag, pack_epochs, partition_for, partition_of, unpack_epochs
@@ -25,18 +24,17 @@ from everstream.core.log import Verdict
 from everstream.core.summary import NOTHING, Summary
 from everstream.core.wire import pack_entry, pack_summary, unpack_entry, unpack_summary
 from everstream.display import mask_url
-from everstream.store.address import Kind, address_of
+from everstream.store.address import address_of
 from everstream.store.base import Created, Head, OnMessage, OnPush, Push, Reply, State, StoreUnavailable, Write
 from everstream.store.deployment import LEASES, Deployment
 from everstream.store.line import packed
 from everstream.store.listener import Listeners
-from everstream.store.server import FAILURES, Server, function
+from everstream.store.server import function
 
 logger = structlog.get_logger(__name__)
 
 _VERDICTS = (Verdict.OK, Verdict.FENCED, Verdict.GAP)
 _FLAGS = {(False, False): b"", (True, False): b"e", (False, True): b"m", (True, True): b"em"}  # ends, first
-_OLDEST_SERVER = (7, 0)
 TABLE_TTL_S = 315_360_000  # ten years, from the last time that it was written to
 _COMMIT = function("commit")
 
@@ -51,6 +49,7 @@ class ValkeyStore:
         key_prefix: str = "es",
         timeout_s: float = 1.0,
         stream_ttl_s: int = 604_800,
+        session_ttl_s: int = 7_776_000,
         request_ttl_s: int = 86_400,
         acks: str = "primary",
         acks_timeout_ms: int = 200,
@@ -58,7 +57,7 @@ class ValkeyStore:
         self._url = url
         self._prefix = key_prefix
         self._timeout_s = timeout_s
-        self._stream_ttl = b"%d" % stream_ttl_s
+        self._ttls = (b"%d" % stream_ttl_s, b"%d" % session_ttl_s)  # of responses, of sessions
         self._request_ttl = b"%d" % request_ttl_s
         self._acks_ms = acks_timeout_ms if acks == "replica" else 0
         self._deployment: Deployment | None = None
@@ -87,57 +86,12 @@ class ValkeyStore:
         self._listeners.open(deployment)
         try:
             await deployment.open()
-            await self._check(deployment)
+            await deployment.check(mask_url(self._url))
             inbox, place = self._inbox(node)
             await self._listeners.add(inbox, place, patient=True)
         except BaseException:
             await self.close()
             raise
-
-    async def _check(self, deployment: Deployment) -> None:
-        """Raise StoreUnavailable unless the primaries can be used.  Of several, some may be away just now."""
-        failures = []
-        servers = list(deployment.servers)
-        for server in servers:
-            try:
-                await self._check_server(server)
-            except AuthenticationError as error:
-                raise StoreUnavailable("the store refused the user name or password in its address") from error
-            except NoPermissionError as error:
-                raise StoreUnavailable(
-                    f"the store's user may not do what it must: {str(error)[:200]} (OPERATIONS.md says what it needs)"
-                ) from error
-            except ResponseError as error:
-                raise StoreUnavailable(
-                    f"the store answered: {str(error)[:200]} (Redis 7.0 or Valkey 7.2 is the oldest that works)"
-                ) from error
-            except FAILURES as error:
-                failures.append(error)
-                logger.warning("a server of the store does not answer", server=server.name)
-        if len(failures) == len(servers):
-            where = f"the store at {mask_url(self._url)}"
-            kind = type(failures[0]).__name__
-            raise StoreUnavailable(f"no answer from {where} ({kind}): is it running?") from failures[0]
-
-    async def _check_server(self, server: Server) -> None:
-        info = await server.client.info()
-        version = str(info.get("valkey_version") or info.get("redis_version") or "")
-        if not version:
-            raise StoreUnavailable("what answers at the store's address is not a Redis or Valkey server")
-        if tuple(int(n) for n in version.split(".")[:2]) < _OLDEST_SERVER:
-            raise StoreUnavailable(f"the store is version {version}: Redis 7.0 or Valkey 7.2 is the oldest that works")
-        assert self._deployment is not None
-        kind = self._deployment.address.kind
-        if info.get("cluster_enabled") == 1 and kind is not Kind.CLUSTER:
-            raise StoreUnavailable("the store is a cluster: write redis+cluster:// or rediss+cluster:// in its address")
-        if info.get("aof_enabled") == 0:
-            logger.warning("the store's append-only file is off: a restart of it loses streams", server=server.name)
-        policy = info.get("maxmemory_policy", "noeviction")
-        if info.get("maxmemory") and policy != "noeviction":
-            logger.warning("the store throws keys away when it is full", server=server.name, maxmemory_policy=policy)
-        if self._acks_ms and info.get("connected_slaves") == 0:
-            logger.warning("acks = replica, but the store has no replica", server=server.name)
-        await server.load()
 
     async def close(self) -> None:
         await self._listeners.close()
@@ -183,7 +137,7 @@ class ValkeyStore:
     async def commit(self, writes: Sequence[Write]) -> list[Reply]:
         keys: list[bytes] = []
         # Where replicas are to have it first, followers are told afterwards: they show what they hear of.
-        arguments: list[bytes] = [self._stream_ttl, b"0" if self._acks_ms else b"1"]
+        arguments: list[bytes] = [*self._ttls, b"0" if self._acks_ms else b"1"]
         for write in writes:
             keys += self._keys(write.stream)[:2]
             entries = write.entries
@@ -249,7 +203,7 @@ class ValkeyStore:
             meta,
             self._request_ttl,
             tagged + b"h:",
-            self._stream_ttl,
+            *self._ttls,
             b"1" if leader else b"0",
         )
         command = (b"FCALL", function("create"), b"%d" % len(keys), *keys, *arguments)
@@ -258,13 +212,27 @@ class ValkeyStore:
 
     async def adopt(self, stream: str, leader: str) -> State | None:
         *keys, _, place = self._keys(stream)
-        arguments = (leader.encode(), self._node, self._tag, self._stream_ttl)
+        arguments = (leader.encode(), self._node, self._tag, *self._ttls)
         return _state(stream, await self._fcall("adopt", place, keys, *arguments))
 
     async def hand_over(self, stream: str, epoch: int, tail: int, to: str) -> bool:
-        *keys, _, _, place = self._keys(stream)
-        arguments = (self._node, b"%d" % epoch, b"%d" % tail, to.encode())
+        *keys, _, place = self._keys(stream)
+        arguments = (self._node, b"%d" % epoch, b"%d" % tail, *self._ttls, to.encode())
         return bool(await self._fcall("hand_over", place, keys, *arguments))
+
+    async def rest(self, stream: str, epoch: int, tail: int) -> bool:
+        *keys, _, place = self._keys(stream)
+        arguments = (self._node, b"%d" % epoch, b"%d" % tail, *self._ttls)
+        return bool(await self._fcall("rest", place, keys, *arguments))
+
+    async def purge(self, streams: Sequence[str]) -> None:
+        if not streams:
+            return
+        keys = [key for stream in streams for key in self._keys(stream)[:2]]
+        _, _, opened, _, place = self._keys(streams[0])
+        # Behind this node's commits, and where replicas are to have those, they have this too.
+        command = (b"FCALL", function("purge"), b"%d" % (len(keys) + 1), *keys, opened, self._ttls[0])
+        await self._exchange(place, packed(*command))
 
     async def mark_cancelled(self, stream: str) -> Head | None:
         *keys, _, _, place = self._keys(stream)
@@ -300,7 +268,7 @@ class ValkeyStore:
     async def renew(self, lease_ms: int) -> bool:
         # On the line of the commits: the pool may be full of calls that wait for a server that is away.
         assert self._deployment is not None, "the store is not open"
-        arguments = (self._leases_key, self._node, b"%d" % lease_ms, self._stream_ttl)
+        arguments = (self._leases_key, self._node, b"%d" % lease_ms, max(self._ttls, key=int))
         command = packed(b"FCALL", function("renew"), b"1", *arguments)
         settled, _ = await self._deployment.write(LEASES, command, acks=False)
         return bool(settled)
@@ -311,7 +279,7 @@ class ValkeyStore:
     async def nodes(self) -> set[str]:
         return {node.decode() for node in await self._fcall("nodes", LEASES, [self._leases_key])}
 
-    # ------------------------------------------------------------------ notes
+    # ------------------------------------------------------------------ notes, tables, rankings
 
     def _note(self, name: str, kind: str = "k") -> tuple[bytes, int]:
         place = partition_for(name)
@@ -344,6 +312,20 @@ class ValkeyStore:
         said = await self._ask(place, b"HGETALL", key)
         pairs = said.items() if isinstance(said, dict) else zip(said[::2], said[1::2], strict=True)
         return {row.decode(): value for row, value in pairs}
+
+    async def rank(self, ranking: str, member: str, score: int) -> None:
+        key, place = self._note(ranking, "z")
+        await self._fcall("rank", place, [key], member.encode(), b"%d" % score, self._ttls[1])
+
+    async def unrank(self, ranking: str, member: str) -> None:
+        key, place = self._note(ranking, "z")
+        await self._fcall("unrank", place, [key], member.encode(), self._ttls[1])
+
+    async def ranked(self, ranking: str, below: tuple[int, str] | None, limit: int) -> list[tuple[str, int]]:
+        key, place = self._note(ranking, "z")
+        after = (b"%d" % below[0], below[1].encode()) if below is not None else ()
+        found = await self._fcall("ranked", place, [key], b"%d" % limit, *after)
+        return [(member.decode(), int(score)) for member, score in zip(found[::2], found[1::2], strict=True)]
 
     # ------------------------------------------------------------------ followers
 
