@@ -46,6 +46,7 @@ class EndpointSettings(BaseModel):
     leave_out: tuple[str, ...] | None = None  # keys that are never sent
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     priced_as: Text | None = None  # its name in the public price list
+    context_tokens: Annotated[int, Field(ge=1, le=100_000_000)] | None = None  # that its models see at a time
     thinking: bool | None = None
     tools: bool | None = None
     images: bool | None = None

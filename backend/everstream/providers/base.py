@@ -20,7 +20,8 @@ How `generate` must behave:
 9. Nothing that ends the reading ends what runs at the provider by itself: that is what `abandon` is for.
 
 A provider may also be able to *pour*: to call the relay for each batch instead of being asked for the next.  That
-saves a task's wake-up a token.  The relay prefers it where it is there; nobody has to offer it.
+saves a task's wake-up a token.  The relay prefers it where it is there; nobody has to offer it.  Nor has anybody to
+know its models' windows unasked (`KnowingProvider`).
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     thinking: bool | None = None
     tools: bool | None = None
     images: bool | None = None
+    window: int | None = None  # tokens that it sees at a time, question and answer together
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,4 +150,12 @@ class PouringProvider(Provider, Protocol):
 
         What `sink.take` raises is raised.
         """
+        ...
+
+
+class KnowingProvider(Provider, Protocol):
+    """A provider that runs its models itself, and so knows what they see."""
+
+    def window(self, model: str) -> int | None:
+        """The tokens that the model of this name sees at a time, question and answer together; None: not known yet."""
         ...

@@ -24,7 +24,8 @@ class Endpoint:
 
     `headers` and `query` go with every request, `body` into every body that does not say otherwise, and the keys of
     `leave_out` into none.  `max_tokens_field` is how this service calls that bound, where its API leaves a choice.
-    `priced_as` is what the public price list calls it.  `thinking`, `tools` and `images` are told of its models.
+    `priced_as` is what the public price list calls it.  `context_tokens` is what its models see at a time; 0: it is not
+    said.  `thinking`, `tools` and `images` are told of its models.
     `key_header` carries the key where the service wants it elsewhere than its API says.  `called` are keys of a body
     that have another name here.  `rules` is the address whose row of `carry_policy` counts; "" its own.
     """
@@ -44,6 +45,7 @@ class Endpoint:
     leave_out: frozenset[str] = frozenset()
     max_tokens_field: str | None = None
     priced_as: str = ""
+    context_tokens: int = 0
     thinking: bool | None = None
     tools: bool | None = None
     images: bool | None = None

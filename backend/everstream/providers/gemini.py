@@ -73,6 +73,7 @@ _NO_CHAT = re.compile(r"embed|tts|image|audio|live|transcribe|robotics|computer-
 class _Listed(msgspec.Struct, rename="camel"):
     name: str
     supported_generation_methods: list[str] | None = None
+    input_token_limit: int | None = None
 
     @property
     def model(self) -> str:
@@ -117,6 +118,7 @@ class GeminiProvider(HttpProvider):
         self._signatures: dict[str, str] = {}  # of tool calls, by id; the oldest are forgotten
         self._runs = Runs(self._owe)
         self._listed: list[str] = []
+        self._windows: dict[str, int | None] = {}  # of those that are listed
         self._listed_until_s = 0.0  # on the monotonic clock
         self._listing = asyncio.Lock()
         self._making = asyncio.Lock()
@@ -184,6 +186,7 @@ class GeminiProvider(HttpProvider):
             found = msgspec.json.decode(text, type=_Listing).models
         except failures:
             return []
+        self._windows = {one.model: one.input_token_limit for one in found[:MODELS_LISTED_MAX]}
         chatty = [one.model for one in found if "generateContent" in (one.supported_generation_methods or ())]
         return [model for model in chatty if not _NO_CHAT.search(model)][:MODELS_LISTED_MAX]
 
@@ -197,6 +200,7 @@ class GeminiProvider(HttpProvider):
             thinking=generation(model) >= (2, 5) if said.thinking is None else said.thinking,
             tools=True if said.tools is None else said.tools,
             images=True if said.images is None else said.images,
+            window=self._windows.get(model),
         )
 
     def _expected(self, model: str) -> Continuation | None:

@@ -67,6 +67,11 @@ class HuggingFaceProvider:
             ModelInfo(f"{self.name}/{name}", why_not is None, "prefill", why_not, **known) for name in self._sources
         ]
 
+    def window(self, model: str) -> int | None:
+        """Known once a model is loaded.  Contract: `base.KnowingProvider`."""
+        held = self._held.get(model)
+        return None if held is None else held.window
+
     async def prepare(self) -> None:
         """There is nothing to prepare: a model is loaded when it is asked, for it takes memory."""
 
@@ -144,6 +149,10 @@ class _Held:
         if not work.done():
             work.cancel()  # in vain if it has begun: then it sees that it is stopped
         work.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+
+    @property
+    def window(self) -> int | None:
+        return None if self._model is None else self._model.context_tokens
 
     def drop(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -107,7 +107,15 @@ class LocalProvider:
 
     def _info(self, name: str, why_not: str | None) -> ModelInfo:
         known = {"thinking": False, "tools": False, "images": False}
-        return ModelInfo(f"{self.name}/{name}", why_not is None, "prefill", why_not, **known)
+        return ModelInfo(f"{self.name}/{name}", why_not is None, "prefill", why_not, **known, window=self.window(name))
+
+    def window(self, model: str) -> int:
+        """What each answer may see; less once a model is loaded that was trained for less.
+
+        Contract: `base.KnowingProvider`.
+        """
+        child = self._children.get(model)
+        return self._shape.context_tokens if child is None else child.context_tokens
 
     async def prepare(self) -> None:
         """There is nothing to prepare: a model is loaded when it is asked, for it takes memory."""

@@ -34,6 +34,7 @@ class Listed:
     thinking: bool | None = None
     tools: bool | None = None
     images: bool | None = None
+    window: int | None = None
 
 
 def listed_models(content: bytes) -> list[Listed]:
@@ -70,7 +71,23 @@ def _listed(row: Mapping[str, Any]) -> Listed:
         _said(can.get("reasoning"), _among("reasoning", knows)),
         _said(can.get("function_calling"), row.get("supports_tools"), _among("tools", knows)),
         _said(can.get("vision"), row.get("supports_image_input"), _among("image", takes)),
+        _window(row),
     )
+
+
+def _window(row: Mapping[str, Any]) -> int | None:
+    """The tokens that a model sees at a time, as its server runs it where that is told.
+
+    What a model was trained for, as llama.cpp's `n_ctx_train`, is not what its server lets it see.
+    """
+    told = (
+        row.get("max_model_len"),  # vLLM, SGLang
+        _map(row.get("meta")).get("n_ctx"),  # llama.cpp: of one place
+        row.get("context_length"),  # OpenRouter, Together, Fireworks, Moonshot
+        row.get("context_window"),  # Groq
+        row.get("max_context_length"),  # Mistral
+    )
+    return next((tokens for tokens in told if type(tokens) is int and tokens > 0), None)
 
 
 def _map(value: Any) -> Mapping[str, Any]:

@@ -36,6 +36,8 @@ LIST_KEPT_S = 10.0  # a model that was just pulled should show up soon
 SHOWN_AT_ONCE = 4
 MODELS_LISTED_MAX = 500
 
+_CONTEXT = re.compile(r"^num_ctx\s+(\d{1,9})\s*$", re.MULTILINE)
+
 
 class _Tag(msgspec.Struct):
     name: str = ""
@@ -48,7 +50,20 @@ class _Tags(msgspec.Struct):
 
 
 class _Shown(msgspec.Struct):
-    capabilities: list[str] | None = None
+    """What a server tells of a model, where it does."""
+
+    capabilities: list[str] | None = None  # "completion", "tools", "thinking", "vision"
+    parameters: str | None = None  # of the model's own file, a line each
+
+    @property
+    def window(self) -> int | None:
+        """The context that the model's own file sets.  Without one the server chooses, and does not say here which: how
+        far the model could see is another matter."""
+        said = _CONTEXT.search(self.parameters or "")
+        return int(said[1]) or None if said is not None else None
+
+
+_SILENT = _Shown()
 
 
 class OllamaProvider(DirectProvider):
@@ -81,7 +96,7 @@ class OllamaProvider(DirectProvider):
         self._listed: list[ModelInfo] = []
         self._listed_until_s = 0.0  # on the monotonic clock
         self._listing = asyncio.Lock()
-        self._can: dict[tuple[str, str], list[str] | None] = {}  # by name and digest: what a model is able to
+        self._shown: dict[tuple[str, str], _Shown] = {}  # by name and digest: what is told of a model
 
     # ------------------------------------------------------------------ models
 
@@ -101,39 +116,43 @@ class OllamaProvider(DirectProvider):
         except (ProviderError, msgspec.DecodeError):
             place = re.sub(r"//[^/@]*@", "//", self._base_url)
             why = self._endpoint.hindrance or f"Ollama does not answer at {place}: start it with `ollama serve`"
-            return [self._info(model, None, why) for model in wanted or (SUGGESTED,)]
+            return [self._info(model, _SILENT, why) for model in wanted or (SUGGESTED,)]
         tags = [tag for tag in told.models or () if tag.model or tag.name][:MODELS_LISTED_MAX]
-        self._can = {key: can for key, can in self._can.items() if key in {_key(tag) for tag in tags}}
+        keys = {_key(tag) for tag in tags}
+        self._shown = {key: shown for key, shown in self._shown.items() if key in keys}
         free = asyncio.Semaphore(SHOWN_AT_ONCE)
 
         async def learn(tag: _Tag) -> None:
             async with free:
-                self._can[_key(tag)] = await self._capabilities(tag)
+                self._shown[_key(tag)] = await self._show(tag)
 
-        await asyncio.gather(*(learn(tag) for tag in tags if self._can.get(_key(tag)) is None))
+        await asyncio.gather(*(learn(tag) for tag in tags if self._shown.get(_key(tag), _SILENT).capabilities is None))
         if wanted:
-            known = {name: self._can.get(_key(tag)) for tag in tags for name in (tag.model, tag.name)}
-            return [self._info(model, known.get(model)) for model in wanted]
+            known = {name: self._shown[_key(tag)] for tag in tags for name in (tag.model, tag.name)}
+            return [self._info(model, known.get(model, _SILENT)) for model in wanted]
         if not tags:
             why = f"Ollama has no model yet: `ollama pull {SUGGESTED}`"
-            return [self._info(SUGGESTED, None, why)]
-        found = [(tag.model or tag.name, self._can[_key(tag)]) for tag in tags]
-        return [self._info(model, can) for model, can in found if can is None or "completion" in can]
+            return [self._info(SUGGESTED, _SILENT, why)]
+        found = [(tag.model or tag.name, self._shown[_key(tag)]) for tag in tags]
+        return [
+            self._info(model, shown)
+            for model, shown in found
+            if shown.capabilities is None or "completion" in shown.capabilities
+        ]
 
-    async def _capabilities(self, tag: _Tag) -> list[str] | None:
-        """What a model is able to ("completion", "tools", "thinking", "vision"); None: the server does not say."""
+    async def _show(self, tag: _Tag) -> _Shown:
         try:
             shown = await self._fetch("POST", "/api/show", {"model": tag.model or tag.name})
-            return msgspec.json.decode(shown, type=_Shown).capabilities
+            return msgspec.json.decode(shown, type=_Shown)
         except (ProviderError, msgspec.DecodeError):
-            return None
+            return _SILENT
 
     async def _fetch(self, method: str, path: str, body: dict[str, Any] | None = None) -> bytes:
         direct: Direct = self._connect()
         return await direct.fetch(method, path, body, within_s=LIST_TIMEOUT_S)
 
-    def _info(self, model: str, can: list[str] | None, why_not: str | None = None) -> ModelInfo:
-        endpoint = self._endpoint
+    def _info(self, model: str, shown: _Shown, why_not: str | None = None) -> ModelInfo:
+        endpoint, can = self._endpoint, shown.capabilities
 
         def able(word: str, said: bool | None) -> bool | None:
             return said if said is not None else None if can is None else word in can
@@ -146,6 +165,7 @@ class OllamaProvider(DirectProvider):
             thinking=able("thinking", endpoint.thinking),
             tools=able("tools", endpoint.tools),
             images=able("vision", endpoint.images),
+            window=shown.window,
         )
 
     # ------------------------------------------------------------------ asking

@@ -142,6 +142,7 @@ class OpenAIProvider(HttpProvider):
             thinking=model.thinking if endpoint.thinking is None else endpoint.thinking,
             tools=model.tools if endpoint.tools is None else endpoint.tools,
             images=model.images if endpoint.images is None else endpoint.images,
+            window=model.window,
         )
 
     def _expected(self, model: str) -> Continuation | None:

@@ -216,6 +216,7 @@ def endpoint_of(
         leave_out=preset.leave_out if given.leave_out is None else frozenset(given.leave_out),
         max_tokens_field=given.max_tokens_field or preset.max_tokens_field,
         priced_as=preset.priced_as if given.priced_as is None else given.priced_as,
+        context_tokens=given.context_tokens or 0,
         thinking=preset.thinking if given.thinking is None else given.thinking,
         tools=preset.tools if given.tools is None else given.tools,
         images=preset.images if given.images is None else given.images,

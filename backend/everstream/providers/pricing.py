@@ -1,4 +1,4 @@
-"""What a generation costs, by the public price list that `genai-prices` carries.
+"""What a generation costs, and how much a model sees, by the public price list that `genai-prices` carries.
 
 The list takes a quarter of a second to load, so nothing here loads it on the event loop: `prepare` loads it in a
 thread, once, and a node calls it when it starts.  Until then `cost_of` answers None, as it does for a model that is
@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 from everstream.core.events import Cost, Usage
 
+WINDOWS_KEPT_MAX: Final = 2_048  # of names that were asked for: looking for one in a long list takes 0.2 ms
+
 _calculate: Callable[..., Any] | None = None
+_look_up: Callable[[str, str], int | None] | None = None
 
 
 async def prepare() -> None:
@@ -35,9 +39,18 @@ def cost_of(priced_as: str, model: str, usage: Usage) -> Cost | None:
     return _priced(_calculate, priced_as, model, usage)
 
 
+def window_of(priced_as: str, model: str) -> int | None:
+    """The tokens that a model of the service that the list calls `priced_as` sees at a time.
+
+    None: it is not known, or `prepare` has not ended.
+    """
+    return _look_up(priced_as, model) if _look_up is not None and priced_as and model else None
+
+
 def _load() -> None:
-    global _calculate
+    global _calculate, _look_up
     import genai_prices
+    from genai_prices import data_snapshot
 
     def calculate(usage: Usage, provider: str, model: str) -> Any:
         said = genai_prices.Usage(
@@ -47,8 +60,18 @@ def _load() -> None:
         )
         return genai_prices.calc_price(said, model_ref=model, provider_id=provider)
 
+    @lru_cache(WINDOWS_KEPT_MAX)
+    def look_up(priced_as: str, model: str) -> int | None:
+        listed = data_snapshot.get_snapshot()
+        try:
+            service = listed.find_provider(None, priced_as, None)
+        except LookupError:
+            return None
+        found = service.find_model(model, all_providers=listed.providers)
+        return found.context_window if found is not None else None
+
     _priced(calculate, "openai", "gpt-5", Usage(1, 1, 2, "provider"))  # the first use parses the list
-    _calculate = calculate
+    _calculate, _look_up = calculate, look_up
 
 
 def _priced(calculate: Callable[..., Any], provider: str, model: str, usage: Usage) -> Cost | None:

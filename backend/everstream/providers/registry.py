@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import structlog
 
 from everstream.core.errors import EverstreamError
@@ -32,6 +33,7 @@ from everstream.providers.openai import OpenAIProvider
 from everstream.providers.presets import endpoints_of
 from everstream.providers.pricing import cost_of
 from everstream.providers.scripted import Scripted
+from everstream.providers.windows import Windows
 from everstream.settings import Settings
 
 logger = structlog.get_logger(__name__)
@@ -52,7 +54,7 @@ KINDS: dict[Api, Callable[..., Provider]] = {  # who speaks it
 
 class Registry:
     """`quiet` providers answer who asks for them, and are neither shown nor made ready, unless `discovery` finds them.
-    `priced_as` is what the public price list calls each."""
+    `priced_as` is what the public price list calls each, and `windows` what is known of how much their models see."""
 
     def __init__(
         self,
@@ -61,11 +63,13 @@ class Registry:
         quiet: Collection[str] = (),
         discovery: Discovery | None = None,
         priced_as: Mapping[str, str] | None = None,
+        windows: Windows | None = None,
     ) -> None:
         self._makers = makers
         self._quiet = frozenset(quiet)
         self._discovery = discovery
         self._priced_as = priced_as or {}
+        self._windows = windows or Windows()
         self._made: dict[str, Provider] = {}
 
     def get(self, name: str) -> Provider:
@@ -91,12 +95,23 @@ class Registry:
         """What every provider offers; one that fails to say so offers nothing."""
         names = await self._offered()
         answers = await asyncio.gather(*(self.get(name).models() for name in names), return_exceptions=True)
-        return [model for answer in answers if not isinstance(answer, BaseException) for model in answer]
+        models = [model for answer in answers if not isinstance(answer, BaseException) for model in answer]
+        self._windows.learn(models)
+        return [msgspec.structs.replace(model, window=self.window(model.id)) for model in models]
 
     def price(self, model: str, usage: Usage) -> Cost | None:
         """What `usage` of a model `provider/name` costs; None: it is not known."""
         provider, _, name = model.partition("/")
         return cost_of(self._priced_as.get(provider, ""), name, usage)
+
+    def window(self, model: str) -> int | None:
+        """The tokens that a model `provider/name` sees at a time, question and answer together; None: not known.
+
+        What is known grows as providers list their models and load them.  Nobody is asked, and nothing raised.
+        """
+        provider, _, name = model.partition("/")
+        knows = getattr(self.get(provider), "window", None) if provider in self._makers else None
+        return self._windows.of(model, knows(name) if knows is not None else None)
 
     async def aclose(self) -> None:
         for provider in self._made.values():
@@ -130,7 +145,9 @@ def registry_of(
     spoken_of = endpoints.keys() - quiet
     discovery = Discovery(places, left_alone=spoken_of, own_port=settings.port) if settings.discover else None
     priced_as = {name: endpoint.priced_as for name, endpoint in endpoints.items()}
-    return Registry(makers, quiet=quiet, discovery=discovery, priced_as=priced_as)
+    said = {name: endpoint.context_tokens for name, endpoint in endpoints.items()}
+    windows = Windows(said, priced_as, settings.context_tokens)
+    return Registry(makers, quiet=quiet, discovery=discovery, priced_as=priced_as, windows=windows)
 
 
 def _shape(settings: Settings) -> Shape:
