@@ -107,6 +107,29 @@ def test_a_result_names_its_call_and_belongs_to_the_users_turn() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "response"),
+    [
+        ("no such file", {"error": "no such file"}),
+        ('{"code": 404}', {"error": {"code": 404}}),
+        ('{"error": "gone"}', {"error": "gone"}),
+        ("[1]", {"error": [1]}),
+    ],
+)
+def test_a_function_that_failed_answers_with_an_error(text: str, response: dict[str, Any]) -> None:
+    messages = [*TOOL_TURN[:2], Message("tool", text, call_id="c1", is_error=True)]
+    body = body_of(Request("gemini/gemini-2.5-flash", messages))
+    assert body["contents"][2]["parts"] == [{"functionResponse": {"name": "look", "response": response}}]
+    steps = interaction_body(Request("gemini/gemini-3.8-flash", messages), agent=False)[0]["input"]
+    assert steps[-1] == {
+        "type": "function_result",
+        "call_id": "c1",
+        "name": "look",
+        "result": text,
+        "is_error": True,
+    }
+
+
+@pytest.mark.parametrize(
     ("signatures", "expected"),
     [({}, [SIGNATURE_LOST, None]), ({"c1": "s1"}, ["s1", None]), ({"c1": "s1", "c2": "s2"}, ["s1", "s2"])],
 )

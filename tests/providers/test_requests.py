@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from msgspec import structs
 from tests.providers.wire_server import Reply, WireServer
 from tests.providers.wires import drain
 
@@ -172,6 +173,23 @@ async def test_a_whole_conversation_goes_out_as_messages(server: WireServer) -> 
             },
         ],
     }
+
+
+def test_a_result_that_says_what_went_wrong_is_marked_where_the_api_has_a_place_for_it() -> None:
+    call = ToolCall("c1", "look", "{}")
+    messages = [
+        Message("user", "What is there?"),
+        Message("assistant", "", [call]),
+        Message("tool", "no such file", call_id="c1", is_error=True),
+    ]
+    request = Request("p/m", messages)
+    marked = messages_body(request).body["messages"][-1]["content"]
+    assert marked == [{"type": "tool_result", "tool_use_id": "c1", "content": "no such file", "is_error": True}]
+    plain = Request("p/m", [*messages[:2], structs.replace(messages[2], is_error=False)])
+    for official in (True, False):
+        assert chat_body(request, official=official) == chat_body(plain, official=official)
+        assert chat_body(request, official=official)[0]["messages"][-1]["content"] == "no such file"
+        assert responses_body(request, official=official) == responses_body(plain, official=official)
 
 
 def test_only_openai_itself_gets_what_only_it_knows() -> None:

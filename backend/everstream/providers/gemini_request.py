@@ -254,7 +254,10 @@ class _Turns:
         parts = parts_of(message)
         text = "".join(part.text for part in parts if isinstance(part, TextPart))
         call_id = message.call_id or ""
-        told: dict[str, Any] = {"name": self._names.get(call_id, call_id), "response": object_of(text, "result")}
+        response = object_of(text, "error" if message.is_error else "result")
+        if message.is_error and "error" not in response:
+            response = {"error": response}  # by that key the API knows that a function has failed
+        told: dict[str, Any] = {"name": self._names.get(call_id, call_id), "response": response}
         if self._with_ids and call_id:
             told["id"] = call_id
         images = [_image(part) for part in parts if isinstance(part, ImagePart)]

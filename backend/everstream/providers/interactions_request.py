@@ -67,7 +67,8 @@ def _steps(message: Message, names: dict[str, str]) -> list[dict[str, Any]]:
         call_id = message.call_id or ""
         result: Any = message.content if isinstance(message.content, str) else content
         named = {"name": names[call_id]} if call_id in names else {}
-        return [{"type": "function_result", "call_id": call_id, **named, "result": result}]
+        failed = {"is_error": True} if message.is_error else {}
+        return [{"type": "function_result", "call_id": call_id, **named, "result": result, **failed}]
     if message.role == "user":
         return [{"type": "user_input", "content": content}] if content else []
     steps: list[dict[str, Any]] = [{"type": "model_output", "content": content}] if content else []

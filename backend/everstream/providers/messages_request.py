@@ -186,7 +186,8 @@ def _blocks(message: Message) -> list[dict[str, Any]]:
                 blocks.append({"type": "text", "text": part.text})
     if message.role == "tool":
         content: Any = message.content if isinstance(message.content, str) else blocks
-        return [{"type": "tool_result", "tool_use_id": message.call_id or "", "content": content}]
+        failed = {"is_error": True} if message.is_error else {}
+        return [{"type": "tool_result", "tool_use_id": message.call_id or "", "content": content, **failed}]
     blocks += [
         {"type": "tool_use", "id": call.call_id, "name": call.name, "input": _input(call.arguments)}
         for call in message.tool_calls or ()
