@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from everstream.providers.base import ProviderError as ProviderError
     from everstream.providers.function import Model as Model
     from everstream.providers.function_stream import ModelStream as ModelStream
+    from everstream.runtime.tools import ToolContext as ToolContext
+    from everstream.runtime.tools import ToolError as ToolError
     from everstream.runtime.turns import Turn as Turn
     from everstream.settings import Settings as Settings
 
@@ -80,6 +82,7 @@ _PLACES: Final = {
     "providers.base": ("ProviderError",),
     "providers.function": ("Model",),
     "providers.function_stream": ("ModelStream",),
+    "runtime.tools": ("ToolContext", "ToolError"),
     "runtime.turns": ("Turn",),
     "settings": ("Settings",),
 }

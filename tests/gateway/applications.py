@@ -41,7 +41,7 @@ async def under_ours(app: App) -> AsyncIterator[str]:
     """An application as `everstream serve` runs it; yields `127.0.0.1:PORT`."""
     settings = Settings(**QUICK)
     store = MemoryStore()
-    node = Node(settings, store, registry_of(settings, store, app.models), app.on_turn)
+    node = Node(settings, store, registry_of(settings, store, app.models), app.on_turn, app.tools)
     await node.start()
     connections = Connections()
     server = Server(uvicorn_config(node, connections, app), node, connections)

@@ -1,4 +1,4 @@
-"""Everstream in a program of one's own: an ASGI application with the models that the program registers.
+"""Everstream in a program of one's own: an ASGI application with the models and tools that the program registers.
 
     everstream serve module:app    our own server, several processes and a drain included
     uvicorn module:app             any ASGI server; the node starts and stops with the application's lifespan
@@ -11,9 +11,9 @@ starts with the first connection, and nobody tells it when to stop: what it lead
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import structlog
 from starlette.applications import Starlette
@@ -32,6 +32,7 @@ from everstream.gateway.connections import Connections
 from everstream.providers.function import Declared, Function, Model, Models
 from everstream.providers.registry import registry_of
 from everstream.runtime.node import Node
+from everstream.runtime.tools import Approval, Tools
 from everstream.runtime.turns import OnTurn
 from everstream.settings import Settings
 from everstream.store.urls import store_of
@@ -39,6 +40,7 @@ from everstream.store.urls import store_of
 logger = structlog.get_logger(__name__)
 
 _F = TypeVar("_F", bound=Function)
+_T = TypeVar("_T", bound=Callable[..., Any])
 
 
 class App(Starlette):
@@ -47,7 +49,7 @@ class App(Starlette):
     `settings`: those of the environment and of `everstream.toml` where they are None, read when it starts; a mapping is
     what `Settings` takes.  `models`: functions, or `Model`s, by the name they are to have.  `authenticate` says who a
     client is (`gateway.auth`; without it, what the settings' `auth` asks for does), `on_turn` is told of every answer
-    that has ended (`runtime.turns`).
+    that has ended (`runtime.turns`).  `tools`: functions that models may call, in sessions (`runtime.tools`).
     """
 
     def __init__(
@@ -56,12 +58,16 @@ class App(Starlette):
         models: Mapping[str, Function | Model] | None = None,
         authenticate: Authenticate | None = None,
         on_turn: OnTurn | None = None,
+        tools: Iterable[Callable[..., Any]] = (),
     ) -> None:
-        """Raises ValueError or TypeError for settings or models that cannot be."""
+        """Raises ValueError or TypeError for settings, models or tools that cannot be."""
         self.settings = Settings(**settings) if isinstance(settings, Mapping) else settings
         self.models = Models()
         for name, model in (models or {}).items():
             self.models.add(name, model if isinstance(model, Model) else Model(model))
+        self.tools = Tools()
+        for function in tools:
+            self.tools.add(function)
         self.authenticate = authenticate
         self.on_turn = on_turn
         self._site = Site(authenticate)
@@ -91,6 +97,53 @@ class App(Starlette):
 
         return register
 
+    @overload
+    def tool(self, function: _T, /) -> _T: ...
+
+    @overload
+    def tool(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        parameters: dict[str, Any] | None = None,
+        approval: Approval = False,
+        timeout_s: float | None = None,
+        repeatable: bool = False,
+    ) -> Callable[[_T], _T]: ...
+
+    def tool(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        parameters: dict[str, Any] | None = None,
+        approval: Approval = False,
+        timeout_s: float | None = None,
+        repeatable: bool = False,
+    ) -> Any:
+        """Register the function below as a tool: models are offered it in sessions, and the server runs it.
+
+        What is declared, and what is raised, stands at `runtime.tools.Tools.add`.
+        """
+
+        def register(function: _T) -> _T:
+            self.tools.add(
+                function,
+                name=name,
+                description=description,
+                parameters=parameters,
+                approval=approval,
+                timeout_s=timeout_s,
+                repeatable=repeatable,
+            )
+            return function
+
+        return register if function is None else register(function)
+
     def serve(self, node: Node, connections: Connections, authenticate: Authenticate | None = None) -> None:
         """Serve a node that somebody else starts and stops.  `authenticate` is what its settings ask for."""
         self._site.open(node, connections, authenticate)
@@ -118,7 +171,7 @@ class App(Starlette):
             settings = self.settings or load().settings
             store = store_of(settings)
             asked = authenticator_of(settings, store) if self.authenticate is None else None
-            node = Node(settings, store, registry_of(settings, store, self.models), self.on_turn)
+            node = Node(settings, store, registry_of(settings, store, self.models), self.on_turn, self.tools)
             await node.start()
             self._node = node
             self._site.open(node, authenticate=asked)
@@ -157,9 +210,10 @@ def create_app(
     models: Mapping[str, Function | Model] | None = None,
     authenticate: Authenticate | None = None,
     on_turn: OnTurn | None = None,
+    tools: Iterable[Callable[..., Any]] = (),
 ) -> App:
     """An `App`, in the way that ASGI frameworks spell it."""
-    return App(settings, models, authenticate, on_turn)
+    return App(settings, models, authenticate, on_turn, tools)
 
 
 async def _refuse(error: EverstreamError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -186,9 +186,9 @@ async def run_node(
 ) -> int:
     """One node on a bound socket, by itself or on its parent's lifeline, until it is told to go; the exit code."""
     store = store_of(settings)
-    models, on_turn = (app.models, app.on_turn) if app is not None else (None, None)
+    models, on_turn, tools = (app.models, app.on_turn, app.tools) if app is not None else (None, None, None)
     asked = authenticator_of(settings, store) if app is None or app.authenticate is None else None
-    node = Node(settings, store, registry_of(settings, store, models), on_turn)
+    node = Node(settings, store, registry_of(settings, store, models), on_turn, tools)
     try:
         await _start(node, lifeline)
     except EverstreamError as error:
