@@ -26,8 +26,12 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A `generate` of a session.  Without `content` it answers `parent` anew; `follows`: behind the newest path."""
+    """A `generate` of a session, and the id that its turn will have.
 
+    Without `content` it answers `parent` anew; `follows`: it goes behind the newest path.
+    """
+
+    turn: str
     user: str
     model: str | None
     content: Content | None

@@ -36,7 +36,7 @@ from everstream.core.session_events import (
 SERVER = "server"  # the author of results that the server has made itself
 DENIED = "This tool was not allowed to run."
 
-MakeId = Callable[[str], str]  # of a kind: t, m, or r for a stream
+MakeId = Callable[[str], str]  # of a kind: m for a message, r for a stream
 LeftOut = Callable[[Session, Turn], int]  # how many of the oldest messages a turn has no room for
 Account = Callable[[], tuple[Usage | None, Cost | None]]  # what all streams of a turn have used
 
@@ -131,13 +131,13 @@ class Conversation:
         if len(busy) >= self._bounds.turns:
             raise EverstreamError("limit.streams", f"a session may run {self._bounds.turns} turns at once")
         parent = self._anchor() if ask.follows else ask.parent
-        turn_id, stream = self._make_id("t"), self._make_id("r")
+        stream = self._make_id("r")
         message = parent if ask.content is None else self._make_id("m")
         assert message is not None, "a message without content names the one to be answered"
         if ask.content is not None:
             self._add_message(message, parent, ask.user, ask.content, now_ms)
-        self._begin(Turn(turn_id, stream, model, message, ask.user, "running", ask.request_id))
-        return Sent(turn_id, message, stream)
+        self._begin(Turn(ask.turn, stream, model, message, ask.user, "running", ask.request_id))
+        return Sent(ask.turn, message, stream)
 
     def _check_place(self, ask: Ask) -> None:
         """Raises EverstreamError where the message cannot go where it is to go."""
@@ -176,7 +176,7 @@ class Conversation:
         message = ask.parent if anew else self._make_id("m")
         assert message is not None, "a message without content names the one to be answered"
         entry = TurnQueued(
-            self._make_id("t"),
+            ask.turn,
             1 if ask.on_busy == "interrupt" else len(queue) + 1,
             self._make_id("r"),
             model,

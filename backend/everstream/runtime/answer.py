@@ -119,7 +119,10 @@ class Answer:
         log = self.log
         if log.base or not all(isinstance(entry, Seam) for entry in log.entries):
             return False
-        log.append(RequestStart(self.request.model, _now_ms(), epoch=log.epoch))
+        owner = self.feed.owner
+        log.append(
+            RequestStart(self.request.model, _now_ms(), owner.session or None, owner.turn or None, epoch=log.epoch)
+        )
         return True
 
     def new_call(self, request: Request) -> None:

@@ -17,30 +17,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Protocol
-
-import msgspec
+from typing import Any, Protocol
 
 from everstream.core.cursor import Cursor, Run, runs
 from everstream.core.log import Log, Position
 from everstream.core.order import Phase
 from everstream.core.summary import Summary, fold
 from everstream.runtime.counters import Counters
+from everstream.runtime.meta import Owner, is_session, owner_in
 from everstream.store.base import State, Store
 
 FRAME_CHARS_MAX = 128 * 1024  # of text in one run: a reader far behind gets several frames
 FRAMES_CACHED_MAX = 64  # a feed; readers in step need one
 ASK_AGAIN_S = 0.5
 CATCH_UP_S = 3.0  # for a leader to notice that the store forgot something (it probes every 2 s), and to send it again
-
-
-class Owner(msgspec.Struct, frozen=True):
-    """That part of a stream's meta which says whose it is."""
-
-    user: str
-
-
-_owner_decoder = msgspec.msgpack.Decoder(Owner)
 
 
 class Encoder(Protocol):
@@ -91,6 +81,8 @@ class Feed:
         "room",
         "shown_early",
         "stream",
+        "unread_since",
+        "view",
     )
 
     def __init__(self, log: Log, meta: bytes, counters: Counters) -> None:
@@ -100,24 +92,27 @@ class Feed:
         self.copied = True  # False: some entries were not confirmed by a replica in time
         self.log = log
         self.meta = meta
-        self._owner: str | None = None  # until somebody asks
+        self._owner: Owner | None = None  # until somebody asks
+        self.view: Any = None  # what is folded from the log, for whoever folds it
         self.led = False
         self.relay: Generation | None = None
         self.cursors: dict[Reader, Cursor] = {}
         self.ahead: dict[Reader, Position] = {}  # readers that know more than the log: they wait
         self.room: asyncio.Event | None = None  # set while somebody waits for the commit to catch up
         self.ended_at: float | None = None  # loop time
+        self.unread_since: float | None = None  # loop time, of a session that is led elsewhere
         self.checked_at = 0.0  # loop time at which the store was last known to hold what we do, or was asked
         self.behind_since: float | None = None  # loop time since when the store holds less than this followed log
         self._frames: dict[tuple[int, Encoder], tuple[list[bytes], int]] = {}
         self._moved: asyncio.Event | None = None
         self._believing: asyncio.TimerHandle | None = None
 
-    def is_of(self, user: str) -> bool:
-        """Whether the stream belongs to this user."""
+    @property
+    def owner(self) -> Owner:
+        """Whose the stream is."""
         if self._owner is None:
-            self._owner = _owner_decoder.decode(self.meta).user
-        return self._owner == user
+            self._owner = owner_in(self.meta)
+        return self._owner
 
     # ------------------------------------------------------------------ readers
 
@@ -331,6 +326,7 @@ class Hub:
         """
         feed = self._feeds.get(stream)
         if feed is not None:
+            feed.unread_since = None
             return feed
         task = self._loading.get(stream)
         if task is None:
@@ -358,7 +354,7 @@ class Hub:
         """Forget ended feeds that nobody reads, the oldest first where there are too many; returns their streams."""
         now = self._clock()
         idle = [feed for feed in self._feeds.values() if not feed.has_readers and feed.relay is None]
-        gone = [feed for feed in idle if feed.ended_at is not None and now - feed.ended_at >= self._linger_s]
+        gone = [feed for feed in idle if self._lingered(feed, now)]
         surplus = len(self._feeds) - len(gone) - self._feeds_max
         if surplus > 0:
             rest = [feed for feed in idle if feed not in gone and not feed.led]
@@ -366,6 +362,21 @@ class Hub:
         for feed in gone:
             del self._feeds[feed.stream]
         return [feed.stream for feed in gone]
+
+    def _lingered(self, feed: Feed, now: float) -> bool:
+        """Whether a feed that nobody reads has been kept for long enough."""
+        since = feed.ended_at
+        if since is None and is_session(feed.stream) and not feed.led:  # which never ends
+            since = feed.unread_since = feed.unread_since or now
+        return since is not None and now - since >= self._linger_s
+
+    def drop(self, stream: str) -> None:
+        """Forget a stream that is to be no more; nobody is told."""
+        feed = self._feeds.pop(stream, None)
+        if feed is not None:
+            feed.led = False
+            feed.log.fenced = True
+            feed.close()
 
     async def close(self) -> None:
         for task in list(self._loading.values()):

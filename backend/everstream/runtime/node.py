@@ -20,22 +20,27 @@ import msgspec
 import structlog
 
 from everstream.core.errors import EverstreamError
-from everstream.core.events import Request, SeamReason
+from everstream.core.events import EndReason, Request, SeamReason
 from everstream.core.lease import owner_of, partition_for, partition_of, stream_id
 from everstream.core.log import Log, Position
 from everstream.providers import tokenizer
 from everstream.providers.base import ModelInfo
 from everstream.providers.registry import Registry
+from everstream.runtime.calls import Calls
 from everstream.runtime.committer import Committer
 from everstream.runtime.counters import Counters
 from everstream.runtime.ending import end
 from everstream.runtime.follower import Follower
 from everstream.runtime.hub import Feed, Hub, log_of
 from everstream.runtime.keeper import Keeper
+from everstream.runtime.meta import Meta, is_session, meta_of
+from everstream.runtime.presence import Presence
 from everstream.runtime.relay import Relay
 from everstream.runtime.resting import Resting
 from everstream.runtime.revoking import REVOKED, tell_revoked
-from everstream.runtime.succession import LEAD, Meta, Succession
+from everstream.runtime.session_orders import Stop
+from everstream.runtime.sessions import Sessions
+from everstream.runtime.succession import LEAD, Succession
 from everstream.runtime.tools import Tools
 from everstream.runtime.turns import OnTurn, Turns
 from everstream.settings import Settings
@@ -46,6 +51,7 @@ logger = structlog.get_logger(__name__)
 FENCE_WAIT_S = 10.0  # for `stream_end` to be stored after a cancel
 CANCEL_AGAIN_S = 1.0
 LAST_COMMITS_S = 2.0
+TEND_S = 1.0  # between two looks at which sessions are still in use
 _CANCEL = b"cancel "
 
 
@@ -70,7 +76,6 @@ class Node:
         self._clock = asyncio.get_running_loop().time
         self._tasks: set[asyncio.Task[None]] = set()
         self._relays: set[Relay] = set()
-        self._turns = Turns(on_turn) if on_turn is not None else None
         self._committers: dict[int, Committer] = {}
         self.hub = Hub(
             store, self._clock, self.counters, linger_s=settings.linger_s, feeds_max=settings.streams_in_memory
@@ -79,6 +84,12 @@ class Node:
         resting = Resting(store, self._clock)
         self._keeper = Keeper(store, self.hub, self.id, settings, self._clock, self.adopted, self.probe, resting)
         self._succession = Succession(self, store, self.hub, providers, settings, self.counters, resting)
+        self._calls = Calls(store, self.id, self._answer)
+        self.presence = Presence(store, self.id, self._clock)
+        self.sessions = Sessions(
+            self, store, self.hub, providers, settings, self._calls, self.tools, self._succession.heirs
+        )
+        self._turns = Turns(on_turn, self.sessions.asked) if on_turn is not None else None
 
     # ------------------------------------------------------------------ life
 
@@ -88,19 +99,26 @@ class Node:
         try:
             self._follower.start()
             await self._keeper.start()
+            self.presence.start()
         except BaseException:
             await self._follower.stop()
             await self._store.close()
             raise
         self.do(self._providers.prepare(), "prepare providers")
+        self.do(self._tend_sessions(), "tend sessions")
 
     async def drain(self, timeout_s: float) -> None:
         """Take no new streams; give those that run time to end by themselves, and hand the others over."""
         self.draining = self._keeper.resting = True
+        with contextlib.suppress(EverstreamError):
+            await self.sessions.drain()
         await self._succession.drain(self._clock() + timeout_s, self._clock)
 
     async def stop(self) -> None:
         self.draining = True
+        await self.sessions.give_up()
+        await self.presence.stop()
+        await self._calls.stop()
         await end(self._tasks)
         for committer in self._committers.values():
             await committer.stop(LAST_COMMITS_S)
@@ -175,9 +193,14 @@ class Node:
         except ValueError as error:
             raise EverstreamError("stream.unknown", "there is no such stream") from error
         feed = await self.hub.find(stream)
-        if feed is None or (user is not None and not feed.is_of(user)):
+        if feed is None or (user is not None and not await self._may_read(feed, user)):
             raise EverstreamError("stream.unknown", "there is no such stream")
         return feed
+
+    async def _may_read(self, feed: Feed, user: str) -> bool:
+        if is_session(feed.stream):
+            return self.sessions.view(feed).may(user, "read")
+        return await self.sessions.may_read(feed.owner, user)
 
     async def find_for(self, stream: str, seen: Position, user: str | None = None) -> Feed:
         """The feed for a reader at `seen`; of which user, as for `find`.
@@ -202,9 +225,11 @@ class Node:
     async def cancel(self, stream: str, user: str | None = None) -> int:
         """Stop a stream, wherever it is led; the offset of its `stream_end`, after which nothing comes.
 
-        Of which user, as for `find`.
+        Of which user, as for `find`.  In a session this ends a turn that has yet to begin, or waits for results, too.
         """
         feed = await self.find(stream, user)
+        if user is not None and feed.owner.session:
+            await self._stop_turn(feed, user)
         await self._ask_to_stop(feed)
         deadline = self._clock() + FENCE_WAIT_S
         while (left_s := deadline - self._clock()) > 0:
@@ -216,6 +241,25 @@ class Node:
                 feed = await self.find(stream)
                 await self._ask_to_stop(feed)
         raise EverstreamError("store.unavailable", "the stream stops; its end is not stored yet")
+
+    async def _stop_turn(self, feed: Feed, user: str) -> None:
+        """Tell the session's leader who stops a turn, and so which.  What runs stops all the same if that is away."""
+        session = await self.sessions.find(feed.owner.session, user)
+        self.sessions.view(session).demand(user, "stop")
+        try:
+            await self.sessions.perform(session.stream, Stop(user, feed.stream))
+        except EverstreamError as error:
+            if error.code != "store.unavailable":
+                raise
+
+    async def stop_stream(self, stream: str) -> None:
+        """Have a stream stopped, wherever it is led, without waiting for its end.  Raises nothing."""
+        try:
+            feed = await self.hub.find(stream)
+            if feed is not None:
+                await self._ask_to_stop(feed)
+        except EverstreamError as error:
+            logger.warning("a stream could not be told to stop", stream=stream, error=error.message)
 
     async def revoke(self, proof: str) -> int:
         """Tell every living node, this one too, that a proof holds no more; how many were told.
@@ -248,6 +292,8 @@ class Node:
             feed.relay.cancel()
 
     def _on_message(self, message: bytes) -> None:
+        if self._calls.on_message(message) or self.presence.on_message(message):
+            return
         if message.startswith(_CANCEL):
             feed = self.hub.get(message[len(_CANCEL) :].decode())
             if feed is not None and feed.led:
@@ -271,11 +317,37 @@ class Node:
             logger.warning("what another leads now cannot be read yet", stream=feed.stream, error=error.message)
             self._follower.heal(feed)
             return
-        if state is not None and not feed.led:
+        if state is None:  # it was erased
+            self.hub.drop(feed.stream)
+        elif not feed.led:
             feed.replace(log_of(state), self._clock())
 
     def adopted(self, state: State) -> None:
-        self._succession.carry_on(state)
+        """Go on with a stream that this node has just adopted."""
+        if is_session(state.head.stream):
+            self.sessions.adopted(state)
+        elif meta_of(state.head.meta).session:
+            self.do(self.sessions.carry_on_turn(state), f"carry on {state.head.stream}")
+        else:
+            self._succession.carry_on(state, None)
+
+    def take_up(self, state: State, request: Request | None) -> None:
+        """Go on with a response stream of a session; None: nobody knows of it, so it ends."""
+        self._succession.carry_on(state, request, wanted=request is not None)
+
+    def end_unbegun(self, feed: Feed, reason: EndReason) -> None:
+        self._succession.end_unbegun(feed, reason)
+
+    async def _answer(self, question: bytes) -> bytes:
+        return await self.sessions.answer(question)
+
+    async def _tend_sessions(self) -> None:
+        while True:
+            await asyncio.sleep(TEND_S)
+            try:
+                await self.sessions.rest()
+            except EverstreamError as error:
+                logger.debug("the store is away", error=error.message)
 
     def probe(self, feed: Feed) -> None:
         self._committer(feed.stream).probe(feed)

@@ -21,7 +21,7 @@ import structlog
 
 from everstream.core.attempts import model_now, vain_attempts
 from everstream.core.errors import EverstreamError
-from everstream.core.events import Continuation, Request, Seam, SeamReason
+from everstream.core.events import Continuation, EndReason, Request, Seam, SeamReason
 from everstream.core.lease import owner_of, partition_of
 from everstream.core.order import Phase
 from everstream.providers.base import Progress
@@ -29,6 +29,7 @@ from everstream.providers.registry import Registry
 from everstream.runtime.accounts import last_words, progress_of
 from everstream.runtime.counters import Counters
 from everstream.runtime.hub import Feed, Hub, log_of
+from everstream.runtime.meta import meta_of
 from everstream.runtime.relay import Next, Relay
 from everstream.runtime.resting import Resting
 from everstream.settings import Settings
@@ -58,16 +59,6 @@ _LOST = (
 _NEXT_MODEL_TOO = (*_LOST, "provider.auth", "provider.unknown", "model.unknown")
 
 
-class Meta(msgspec.Struct, frozen=True):
-    """What the store keeps beside a stream, so that any node can carry it on."""
-
-    request: Request
-    user: str
-
-
-_meta_decoder = msgspec.msgpack.Decoder(Meta)
-
-
 class Household(Protocol):
     """What is needed of the node."""
 
@@ -85,6 +76,10 @@ class Household(Protocol):
         ...
 
     def ended(self, feed: Feed) -> None: ...
+
+    def adopted(self, state: State) -> None:
+        """Go on with what was adopted."""
+        ...
 
     def do(self, work: Coroutine[Any, Any, None], name: str) -> None: ...
 
@@ -122,7 +117,7 @@ class Succession:
             return
         state = await self._store.adopt(stream, self._node.id)
         if state is not None:
-            self.carry_on(state)
+            self._node.adopted(state)
 
     async def _pass_on(self, stream: str) -> None:
         """Named the leader of a stream by a node that did not know that this one goes, too."""
@@ -133,25 +128,36 @@ class Succession:
             if await self._store.hand_over(stream, state.head.epochs[-1][0], state.head.tail, heir):
                 await self._hint(heir, stream)
 
-    def carry_on(self, state: State) -> None:
-        """Go on with a stream that this node has just adopted."""
-        meta = _meta_decoder.decode(state.head.meta)
+    def carry_on(self, state: State, request: Request | None, *, wanted: bool = True) -> None:
+        """Go on with a response stream that this node has just adopted.
+
+        `request` is what is asked where that is more than stands beside it; one that is not `wanted` ends.
+        """
+        meta = meta_of(state.head.meta)
         before = self._hub.get(state.head.stream)
         if before is not None and before.relay is not None:  # it was ours, lost while we were away, and comes back
             before.relay.depose()
         feed = self._hub.lead(log_of(state), state.head.meta)
         log = feed.log
         self._counters.streams_adopted += 1
-        request = _asking(meta.request, model_now(log.entries, meta.request.model))
+        request = _asking(request or meta.request, model_now(log.entries, meta.request.model))
         reason: SeamReason = "drain" if state.head.handed else "node_lost"
-        if state.head.cancelled or log.phase is Phase.SPENT:
+        if state.head.cancelled or log.phase is Phase.SPENT or not wanted:
             self._end_at_once(feed, request, reason, cancelled=state.head.cancelled)
-        elif state.head.handed and not log.tail:
-            self._node.start_relay(feed, request, None)  # it has only just been made
+        elif not log.tail and (state.head.handed or meta.session):
+            self._node.start_relay(feed, request, None)  # it has only just been made, or waited for its turn
         elif self._may_carry_on(feed) and (following := self._first_able(request, feed)) is not None:
             self._node.start_relay(feed, following.request, reason)
         else:
             self._end_at_once(feed, request, reason, cancelled=False)
+
+    def end_unbegun(self, feed: Feed, reason: EndReason) -> None:
+        """End a stream that this node leads, and for which no provider was asked."""
+        if feed.led and not feed.log.closed and feed.relay is None:
+            feed.log.append(last_words(feed.log, meta_of(feed.meta).request, reason, None))
+            self._counters.streams_ended[reason] += 1
+            self._node.ended(feed)
+            self._node.dirty(feed)
 
     def _may_carry_on(self, feed: Feed) -> bool:
         log = feed.log

@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import msgspec
 import structlog
 
 from everstream.core.events import Request, StreamEnd, ToolCall
@@ -21,7 +20,7 @@ from everstream.core.summary import Summary
 from everstream.providers.function_thread import Threads
 from everstream.runtime.ending import end
 from everstream.runtime.hub import Feed
-from everstream.runtime.succession import Meta
+from everstream.runtime.meta import Owner, meta_of
 
 logger = structlog.get_logger(__name__)
 
@@ -41,15 +40,21 @@ class Turn:
     thinking: str
     tool_calls: tuple[ToolCall, ...]
     end: StreamEnd  # why it ended, usage, cost, metrics, error
+    session: str = ""  # where it was asked in one
 
 
 OnTurn = Callable[[Turn], Awaitable[None] | None]
+Asked = Callable[[Owner, str, Request], Awaitable[Request]]
 
 
 class Turns:
-    def __init__(self, on_turn: OnTurn) -> None:
-        """A plain function is called in a thread: it may wait for a database."""
+    def __init__(self, on_turn: OnTurn, asked: Asked) -> None:
+        """A plain function is called in a thread: it may wait for a database.
+
+        `asked` finds the messages behind a stream of a session.
+        """
         self._on_turn = on_turn
+        self._asked = asked
         self._plain = not inspect.iscoroutinefunction(on_turn)
         self._threads = Threads(THREADS_MAX)
         self._at_once = asyncio.Semaphore(AT_ONCE_MAX)
@@ -75,6 +80,9 @@ class Turns:
         if turn is None:
             return
         try:
+            if turn.session:
+                request = await self._asked(feed.owner, feed.stream, turn.request)
+                turn = replace(turn, request=request)
             async with self._at_once:
                 await self._call(turn)
         except Exception:
@@ -92,6 +100,6 @@ class Turns:
 def _turn_of(feed: Feed, total: Summary) -> Turn | None:
     if total.end is None:
         return None
-    meta = msgspec.msgpack.decode(feed.meta, type=Meta)
+    meta = meta_of(feed.meta)
     calls = tuple(ToolCall(call.call_id or "", call.name or "", call.arguments) for call in total.tool_calls)
-    return Turn(feed.stream, meta.user, meta.request, total.text, total.thinking, calls, total.end)
+    return Turn(feed.stream, meta.user, meta.request, total.text, total.thinking, calls, total.end, meta.session)
