@@ -7,6 +7,7 @@ import secrets
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from redis.asyncio import Redis
@@ -24,8 +25,8 @@ KINDS = ("memory", "unix", "tcp", "embedded", "redis", "cluster", "sentinel")
 WAIT_S = 10.0
 
 
-def new_stream(partition: int = 7) -> str:
-    return stream_id(partition, secrets.token_bytes(17))
+def new_stream(partition: int = 7, kind: Literal["r", "s"] = "r") -> str:
+    return stream_id(partition, secrets.token_bytes(17), kind)
 
 
 async def until(condition: Callable[[], bool]) -> None:

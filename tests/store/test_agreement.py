@@ -1,9 +1,9 @@
 """The Lua library is the reference, rule for rule: what a dict does, the server does.
 
-Random histories of two nodes (appending, repeating, leaving out, adopting, handing over, losing a suffix, ending,
-folding, with marks beside entries) run
-against `memory.py` and against a server.  After every step both must have given the same answer and hold the same
-stream.  Epochs follow each store's own clock, so those that a store made are compared by their place in the history.
+Random histories of two nodes (appending, repeating, leaving out, adopting, handing over, laying to rest, losing a
+suffix, ending, folding, purging, with marks beside entries) run against `memory.py` and against a server.
+After every step both must have given the same answer and hold the same stream.  Epochs follow each store's own clock,
+so those that a store made are compared by their place in the history.
 Leases have a history of their own, with spans so long, or so short, that both clocks must agree on them.
 """
 
@@ -30,12 +30,12 @@ from everstream.store.valkey import ValkeyStore
 
 NODES = ("n_one", "n_two")
 
+VERBS = ("commit", "adopt", "end", "reign", "fold", "cancel", "read", "forget", "hand", "rest", "purge")
+
 # (verb, node, a number that shifts the base or names a table, how many entries)
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(
-            ("commit", "commit", "commit", "adopt", "end", "reign", "fold", "cancel", "read", "forget", "hand")
-        ),
+        st.sampled_from((*VERBS, "commit", "commit", "adopt")),
         st.integers(0, 1),
         st.integers(-3, 3),
         st.integers(0, 4),
@@ -96,7 +96,7 @@ class World:
             return self.name(self.tables[node])
         if verb == "adopt":
             await self.clock_is_ahead()
-            state = await store.adopt(self.stream, "" if shift == -3 else NODES[(node + shift) % 2])
+            state = await store.adopt(self.stream, "" if abs(shift) == 3 else NODES[(node + shift) % 2])
             if state is not None:
                 self.tables[node], self.tails[node] = state.head.epochs, state.head.tail
             return self.shown(state)
@@ -104,6 +104,12 @@ class World:
             epoch = self.tables[(node + (shift == 2)) % 2][-1][0]
             tail = self.tails[node] + (shift if shift == 1 else 0)
             return await store.hand_over(self.stream, epoch, tail, "" if shift == -3 else NODES[length % 2])
+        if verb == "rest":
+            epoch = self.tables[(node + (shift == 2)) % 2][-1][0]
+            return await store.rest(self.stream, epoch, self.tails[node] + (shift if shift == 1 else 0))
+        if verb == "purge" and length == 4 and shift > 1:  # which is the end of it all
+            await store.purge([self.stream])
+            return await store.create(self.stream, "", b"again")
         if verb == "fold":
             return await store.fold(
                 self.stream, max(self.tails[node] + (shift if shift < -1 else 0), 0), Summary("sum")

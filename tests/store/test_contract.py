@@ -47,9 +47,9 @@ async def commit(seat: Seat, *writes: Write) -> list[Reply]:
     return await seat.store.commit(writes)
 
 
-async def begun(seat: Seat, entries: list[Event]) -> tuple[str, Epochs]:
+async def begun(seat: Seat, entries: list[Event], stream: str = "") -> tuple[str, Epochs]:
     """A stream of this node with these entries."""
-    stream = new_stream()
+    stream = stream or new_stream()
     created = await seat.store.create(stream, "", b"meta")
     assert await commit(seat, write(stream, created.epochs, 0, entries)) == [Reply(Verdict.OK, len(entries), False)]
     return stream, created.epochs

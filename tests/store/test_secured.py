@@ -100,6 +100,8 @@ async def works(url: str) -> None:
         await one.store.recall("note")
         assert await two.store.get_row("table", "kept") == b"v"
         assert await two.store.rows("table") == {"kept": b"v"}
+        assert len(await two.store.ranked("user", None, 10)) == 1
+        assert await two.store.ranked("user", (7, ""), 10) == []
         await one.store.release()
         author = await Author.of(one, 9)
         await two.store.follow(author.stream)

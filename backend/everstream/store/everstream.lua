@@ -193,7 +193,7 @@ end
 -- KEYS: head, list, open, request key (or none).
 -- ARGV: stream, leader, tag, meta, request_ttl_s, prefix of heads, the TTLs, "1" when the leader has to adopt it.
 -- Reply: stream, epochs, fresh.  The stream a request made lies in the request's partition.  A purged one is forgotten
--- by its request, but its name stays taken.
+-- by its request, but its name stays taken, under an epoch that nobody can lead it in.
 local function create(keys, args)
   local stream, node, tag, meta = args[1], args[2], tonumber(args[3]), args[4]
   if keys[4] then
@@ -204,7 +204,7 @@ local function create(keys, args)
     end
   end
   local there = redis.call('HGET', keys[1], 'e')
-  if there then return {stream, there, 0} end
+  if there then return {stream, there == PURGED and '0:0' or there, 0} end
   local epochs = string.format('%.0f:0', next_epoch(0, tag))
   redis.call('HSET', keys[1], 'e', epochs, 'b', 0, 'n', node, 'm', meta)
   if args[9] == '1' then redis.call('HSET', keys[1], 't', '1') end

@@ -27,8 +27,6 @@ from everstream.store.base import (
     Write,
 )
 
-_PURGED: Epochs = ((2**53 - 1, 0),)  # a reign that is later than any there can be
-
 
 @dataclass(slots=True)
 class Record:
@@ -113,7 +111,7 @@ class Disk:
         if made in self.records and until > now:
             return Created(made, self.records[made].epochs, False)
         if stream in self.purged:
-            return Created(stream, _PURGED, False)
+            return Created(stream, ((0, 0),), False)  # an epoch that nobody can lead it in
         if stream in self.records:
             return Created(stream, self.records[stream].epochs, False)
         epochs: Epochs = ((next_epoch(0, now, node_tag(node)), 0),)
