@@ -5,10 +5,10 @@
         async for text in stream.text_deltas():
             print(text, end="", flush=True)
 
-`Link` keeps the connection, `Stream` (in `reader.py`) what was read.  Coming back is one `hello` that names every open
-stream and its position; the server goes on after it.  Every command here may be sent twice without harm (`generate`
-carries a `request_id`, the others say what shall be, not what to add), so whatever had no reply when the connection
-went is simply sent again.
+`Link` keeps the connection, `Stream` (in `reader.py`) what was read, and so does `Session` of the stream that a session
+is.  Coming back is one `hello` that names every open stream and its position; the server goes on after it.  Every
+command here may be sent twice without harm (`generate` carries a `request_id`, the others say what shall be, not what
+to add), so whatever had no reply when the connection went is simply sent again, by `Calls`.
 """
 
 from __future__ import annotations
@@ -17,46 +17,25 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from everstream.commands import Call, Calls, Heard, Reader
 from everstream.core.errors import EverstreamError
 from everstream.core.wire import Encoding
-from everstream.link import STALE, Link, LinkState, Token, error_in
+from everstream.link import Link, LinkState, Token, error_in
 from everstream.reader import Position, Result, Stream, TextWithdrawn
 from everstream.reconnect import Backoff
 from everstream.reducer import Frame, Verdict
+from everstream.session_client import UNSET, Session, opening
+from everstream.session_reducer import session_in
 
-__all__ = ["Client", "Position", "Result", "Stream", "TextWithdrawn"]
+__all__ = ["UNSET", "Client", "Position", "Result", "Session", "Stream", "TextWithdrawn"]
 
-CALLS_MAX = 1024  # commands without a reply
 STRAYS_MAX = 64  # streams remembered whose frames came before the reply that names them
 SUBSCRIBE_AGAIN_MS = 500  # at most, where a server could not serve a stream just now
 
-BUSY_MS_MAX = 1000  # a server that wants a command again within this time gets it without asking the caller
-BUSY_TRIES = 5
-
 OnState = Callable[[LinkState, str], None]
-
-
-@dataclass(slots=True)
-class _Call:
-    """A command on its way.  Without `done` nobody waits; `about` is the stream a subscription is about."""
-
-    frame: Frame
-    done: asyncio.Future[Frame] | None = None
-    about: Stream | None = None
-    sent: int = 0  # times
-    renewed: bool = False  # a fresh token was sent because of it
-
-    def finish(self, reply: Frame) -> None:
-        if self.done is not None and not self.done.done():
-            self.done.set_result(reply)
-
-    def fail(self, error: Exception) -> None:
-        if self.done is not None and not self.done.done():
-            self.done.set_exception(error)
 
 
 class Client:
@@ -85,11 +64,12 @@ class Client:
         self.on_state = on_state
         self._link = Link(url, token, Encoding[encoding.upper()], backoff or Backoff(), self)
         self._connect_timeout_s = connect_timeout_s
-        self._calls: dict[int, _Call] = {}
+        self._calls = Calls(self._link, self.authenticate)
         self._streams: dict[str, Stream] = {}  # the open ones
+        self._sessions: dict[str, Session] = {}  # likewise
+        self._named: set[str] = set()  # what the last `hello` resumed
         self._strays: deque[str] = deque(maxlen=STRAYS_MAX)
         self._ready = asyncio.Event()  # once open, or closed for good
-        self._renewal: asyncio.Task[None] | None = None
         self._closed: Exception | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -132,8 +112,6 @@ class Client:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._renewal is not None:
-            self._renewal.cancel()
         self._finish(ConnectionError("the client was closed"))
         await self._link.aclose()
 
@@ -147,11 +125,9 @@ class Client:
         if self._closed is not None:
             return
         self._closed = why
-        for call in self._calls.values():
-            call.fail(why)
-        for stream in self._streams.values():
-            stream.leave(why)
-        self._streams.clear()
+        self._calls.end(why)
+        for reader in self._readers():
+            self.detach(reader, why)
         self._ready.set()
 
     # ------------------------------------------------------------------ commands
@@ -230,165 +206,194 @@ class Client:
     async def forget(self, stream: Stream) -> None:
         """Read this stream no longer."""
         if self._streams.get(stream.id) is stream:
-            del self._streams[stream.id]
-            stream.leave(None)
+            self.detach(stream, None)
             await self.call("unsubscribe", stream=stream.id)
 
-    async def call(self, kind: str, *, about: Stream | None = None, **fields: Any) -> Frame:
-        """Send a command, again after every reconnection, until its reply comes.  Raises EverstreamError."""
+    async def call(self, kind: str, *, about: Reader | None = None, heard: Heard | None = None, **fields: Any) -> Frame:
+        """Send a command, again after every reconnection, until its reply comes.  Raises EverstreamError.
+
+        `heard` is told the reply before anything is read that follows it.
+        """
         if self._closed is not None:
             raise self._closed
-        if len(self._calls) >= CALLS_MAX:
-            raise EverstreamError("limit.rate", f"{CALLS_MAX} commands wait for their reply already")
-        call_id = next(self._link.ids)
-        done: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
-        call = self._calls[call_id] = _Call({"type": kind, "id": call_id, **fields}, done, about)
+        return await self._calls.make(kind, about, heard, fields)
+
+    async def tell(self, kind: str, **fields: Any) -> None:
+        """Send a command that has no reply, if there is a connection just now."""
+        await self._link.send({"type": kind, "id": next(self._link.ids), **fields})
+
+    # ------------------------------------------------------------------ sessions
+
+    async def create_session(
+        self,
+        *,
+        title: str | None = None,
+        system: str | None = None,
+        model: str | None = None,
+        members: Mapping[str, str] | Sequence[Frame] = (),
+        request_id: str | None = None,
+    ) -> Session:
+        """Make a session, and open it.  `members` are {user: role}, or [{user, role}].  Raises EverstreamError.
+
+        With the same `request_id` it is the session of the first time.
+        """
+        every = [{"user": u, "role": r} for u, r in members.items()] if isinstance(members, Mapping) else [*members]
+        given: Frame = {"title": title, "system": system, "model": model, "members": every or None}
+        fields = {name: value for name, value in given.items() if value is not None}
+        made = await self.call("session.create", request_id=request_id or uuid.uuid4().hex, **fields)
+        return await self.open_session(made["session"])
+
+    async def open_session(self, place: str | Mapping[str, Any], *, history: int = 50) -> Session:
+        """Read a session: an id with its last `history` messages, or a place that `Session.saved` gave from there on.
+
+        One that this client has open is given as it is.  Raises EverstreamError (`session.unknown`, …).
+        """
+        name, fields, starts = opening(place)
+        if name in self._sessions:
+            return self._sessions[name]
+        session = Session(self, name, self.welcome.get("user", {}).get("id"))
+
+        def opened(reply: Frame) -> None:
+            there = self._sessions.setdefault(name, session)
+            for start in starts:
+                there.begin(start)
+            there.take(reply)
+
         try:
-            await self._send(call)
-            return await done
-        finally:
-            self._calls.pop(call_id, None)
+            await self.call("session.open", heard=opened, session=name, history=history, **fields)
+        except asyncio.CancelledError:
+            if name not in self._sessions:  # the reply is under way
+                self._link.spawn(self.tell("session.close", session=name))
+            raise
+        return self._sessions.get(name, session)
 
-    async def _send(self, call: _Call) -> None:
-        try:
-            call.sent += await self._link.send(call.frame)
-        except EverstreamError as error:
-            call.fail(error)
+    async def sessions(self, *, limit: int = 50) -> AsyncIterator[Frame]:
+        """The sessions of this user, the one last used first, read `limit` at a time: {session, title, role, …}."""
+        page = await self.call("session.list", limit=limit)
+        while True:
+            for found in page["sessions"]:
+                yield found
+            if page.get("next") is None:
+                return
+            page = await self.call("session.list", limit=limit, before=page["next"])
 
-    def _subscribe_again(self, stream: Stream) -> None:
-        """Ask for what follows the stream's position.  If the connection goes, the next `hello` asks."""
-        if self._streams.get(stream.id) is stream and self._link.state is LinkState.OPEN:
-            call_id = next(self._link.ids)
-            call = _Call({"type": "subscribe", "id": call_id, **stream.place}, None, stream)
-            self._calls[call_id] = call
-            self._link.spawn(self._send(call))
+    # ------------------------------------------------------------------ what is read
 
-    async def _unsubscribe(self, stream_id: str) -> None:
-        await self._link.send({"type": "unsubscribe", "stream": stream_id})
+    def begin(self, start: Position) -> Stream:
+        """Read what the server sends of this stream, from `start` on if it was not read before."""
+        stream = self._streams.get(start.stream)
+        if stream is None:
+            stream = self._streams[start.stream] = Stream(self, start)
+            if start.stream in self._strays:  # entries of it have come already
+                self.ask_for(stream)
+        return stream
+
+    def ask_for(self, reader: Reader) -> None:
+        """Subscribe again from where this reader stands, if it is still one of ours."""
+        if self._reader(reader.id) is reader:
+            self._calls.subscribe_again(reader)
+
+    def detach(self, reader: Reader, why: Exception | None) -> None:
+        """Read it no longer: `why`, or because nobody wants to."""
+        if self._reader(reader.id) is reader:
+            self._drop(reader)
+            reader.leave(why)
+
+    def _reader(self, name: str) -> Reader | None:
+        return self._sessions.get(name) or self._streams.get(name)
+
+    def _readers(self) -> list[Reader]:
+        return [*self._sessions.values(), *self._streams.values()]
+
+    def _drop(self, reader: Reader) -> None:
+        self._sessions.pop(reader.id, None)
+        self._streams.pop(reader.id, None)
 
     # ------------------------------------------------------------------ what the link says
 
     def places(self) -> list[Frame]:
-        return [stream.place for stream in self._streams.values() if stream.state.epoch is not None]
+        """Of all that is read, but for streams whose epoch no server has named yet."""
+        places = [place for reader in self._readers() if "epoch" in (place := reader.place)]
+        self._named = {place["stream"] for place in places}
+        return places
 
     def entered(self, state: LinkState, detail: str) -> None:
         if state is LinkState.OPEN:
-            # Subscriptions were renewed by `hello`, but for streams whose epoch no server has named yet.
-            for call in [call for call in self._calls.values() if call.about is None]:
-                self._link.spawn(self._send(call))
-            for stream in [stream for stream in self._streams.values() if stream.state.epoch is None]:
-                self._subscribe_again(stream)
+            self._calls.opened()
+            for reader in self._readers():
+                if reader.id not in self._named:
+                    self._calls.subscribe_again(reader)
             self._ready.set()
         else:
-            self._calls = {call_id: call for call_id, call in self._calls.items() if call.done is not None}
+            self._calls.lost()
         if self.on_state is not None:
             self.on_state(state, detail)
 
     def received(self, kind: str, frame: Frame) -> None:
-        name, command = frame.get("stream"), frame.get("id")
-        stream = self._streams.get(name) if isinstance(name, str) else None
-        call = self._calls.get(command) if isinstance(command, int) else None
+        session, command = session_in(frame), frame.get("id")
+        name = session or frame.get("stream")
+        reader = self._reader(name) if isinstance(name, str) else None
+        call = self._calls.of(command)
         if kind == "error":
-            self._refuse(error_in(frame), call, stream)
-            return
-        if kind == "accepted" and isinstance(name, str):
-            stream = self._accept(name, frame, call)
-        elif kind in ("subscribed", "snapshot") and stream is not None:
-            if command != self._asked_again(stream, command):
-                return
-            self._settle(stream, frame)
+            if call is not None or command is None:  # else nobody waits for it any more
+                self._refuse(error_in(frame), call, reader)
+        elif kind == "accepted":
+            self._accept(frame, call)
+        elif kind in ("subscribed", "snapshot") and reader is not None:
+            if command == self._calls.asked_again(reader, command):
+                self._calls.settle(reader, frame)
+                self._take(reader, frame)
         elif call is not None:
             call.finish(frame)
-        elif stream is None and isinstance(name, str) and name not in self._strays:
+        elif reader is not None or (reader := self._unasked(kind, frame)) is not None:
+            self._take(reader, frame)
+        elif session is None and isinstance(name, str) and name not in self._strays:
             self._strays.append(name)
+
+    def _take(self, reader: Reader, frame: Frame) -> None:
+        if reader.take(frame) is Verdict.HOLE:
+            self.ask_for(reader)
+        if reader.over:
+            self._drop(reader)
+
+    def _unasked(self, kind: str, frame: Frame) -> Stream | None:
+        """The stream of a turn whose first entry has come before whatever else names it."""
+        whose = self._sessions.get(frame.get("session", "")) if kind == "request_start" else None
+        begun = whose.begin(Position(frame["stream"]), frame.get("turn")) if whose is not None else None
+        return begun if begun is not None and self._reader(begun.id) is begun else None
+
+    def _accept(self, frame: Frame, call: Call | None) -> None:
+        name, whose = frame["stream"], self._sessions.get(frame.get("session", ""))
+        stream, known = self._streams.get(name), name in self._streams
+        if call is not None and call.awaited:
+            start, turn, message = Position(name), frame.get("turn"), frame.get("message")
+            stream = whose.begin(start, turn, message) if whose is not None else self.begin(start)
+            if not known and call.sent > 1:
+                self.ask_for(stream)  # its entries may have gone to a connection that is no more
+            call.finish({**frame, "opened": stream})
+        elif stream is None and whose is None:  # whoever asked has gone
+            self._link.spawn(self.tell("unsubscribe", stream=name))
         if stream is not None:
-            if stream.take(frame) is Verdict.HOLE:
-                self._subscribe_again(stream)
-            if stream.over:
-                self._streams.pop(stream.id, None)
+            stream.take(frame)
 
-    def _accept(self, name: str, frame: Frame, call: _Call | None) -> Stream | None:
-        stream = self._streams.get(name)
-        if call is None or call.done is None or call.done.done():
-            if stream is None:  # whoever asked has gone
-                self._link.spawn(self._unsubscribe(name))
-            return stream
-        if stream is None:
-            stream = self._streams[name] = Stream(self, Position(name))
-            if call.sent > 1 or name in self._strays:
-                # Its entries may have come already, or go to a connection that is no more.
-                self._subscribe_again(stream)
-        call.finish({**frame, "opened": stream})
-        return stream
+    def _refuse(self, error: EverstreamError, call: Call | None, reader: Reader | None) -> None:
+        commanded = call is not None or reader is None  # else it is `hello` that was refused, for one stream
+        if not (commanded and self._calls.renews(error, call, lambda: self._refused(error, call, reader))):
+            self._refused(error, call, reader)
 
-    def _asked_again(self, stream: Stream, otherwise: object) -> object:
-        """The id of the newest subscription that was made again: what comes before its reply is not meant for us."""
-        again = [call_id for call_id, call in self._calls.items() if call.about is stream and call.done is None]
-        return max(again, default=otherwise)
-
-    def _settle(self, stream: Stream, reply: Frame) -> None:
-        """Every subscription to `stream` that waited has its answer: replies to `hello` name no command."""
-        for call_id, call in list(self._calls.items()):
-            if call.about is stream:
-                call.finish(reply)
-                del self._calls[call_id]
-
-    def _refuse(self, error: EverstreamError, call: _Call | None, stream: Stream | None) -> None:
-        if error.code in STALE and callable(self._link.token) and self._renews(error, call, stream):
-            return
+    def _refused(self, error: EverstreamError, call: Call | None, reader: Reader | None) -> None:
+        about = call.about if call is not None else reader
         if call is not None and call.about is None:
-            self._refuse_call(error, call)
-        else:
-            self._refuse_reading(error, call, stream)
+            self._calls.refuse(error, call)
+        elif about is not None:
+            self._unreadable(about, error, call)
 
-    def _refuse_call(self, error: EverstreamError, call: _Call) -> None:
-        after_ms = error.retry_after_ms
-        if error.code != "limit.rate" or after_ms is None or after_ms > BUSY_MS_MAX or call.sent > BUSY_TRIES:
-            call.fail(error)
-            return
-        wait_s = after_ms / 1000 + self._link.chance_s(after_ms)
-        asyncio.get_running_loop().call_later(wait_s, self._send_again, call)
-
-    def _send_again(self, call: _Call) -> None:
-        if call.done is not None and not call.done.done():
-            self._link.spawn(self._send(call))
-
-    def _refuse_reading(self, error: EverstreamError, call: _Call | None, stream: Stream | None) -> None:
-        about = stream or (call.about if call is not None else None)
-        if call is not None and call.done is None:
-            self._calls.pop(call.frame["id"], None)
-        if about is None:
-            return
+    def _unreadable(self, reader: Reader, error: EverstreamError, call: Call | None) -> None:
+        if call is not None:
+            self._calls.forget(call)
         if error.retryable:
             wait_s = (error.retry_after_ms or 0) / 1000 + self._link.chance_s(SUBSCRIBE_AGAIN_MS)
-            asyncio.get_running_loop().call_later(wait_s, self._subscribe_again, about)
+            asyncio.get_running_loop().call_later(wait_s, self.ask_for, reader)
             return
-        self._streams.pop(about.id, None)
-        about.leave(error)
-        for call_id, waiting in list(self._calls.items()):
-            if waiting.about is about:
-                waiting.fail(error)
-                del self._calls[call_id]
-
-    # ------------------------------------------------------------------ a token that will not do any more
-
-    def _renews(self, error: EverstreamError, call: _Call | None, stream: Stream | None) -> bool:
-        """Whether a fresh token is sent because of this error, and the command again, once, behind it."""
-        if call is None and stream is not None:  # it is `hello` that was refused, for one stream
-            return False
-        if call is not None:
-            if call.renewed or call.frame["type"] == "auth":
-                return False
-            call.renewed = True
-        self._link.spawn(self._renew_for(error, call))
-        return True
-
-    async def _renew_for(self, error: EverstreamError, call: _Call | None) -> None:
-        if self._renewal is None or self._renewal.done():
-            self._renewal = asyncio.create_task(self.authenticate())
-        await asyncio.wait({self._renewal})
-        failed = self._renewal.cancelled() or self._renewal.exception() is not None
-        if call is not None and failed:
-            self._refuse(error, call, call.about)
-        elif call is not None:
-            await self._send(call)
+        self.detach(reader, error)
+        self._calls.fail(reader, error)

@@ -44,6 +44,7 @@ HEARTBEAT_MS = 15_000  # where the server does not say
 SETTLED_S = 1.0  # a connection that lived less is not left without back-off, `goaway` or not
 LOST = 1006  # the close code of a connection that went without one
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+ABOUT = frozenset(("stream", "session"))  # an error that has one of these belongs to that alone
 STALE = ("auth.required", "auth.denied")  # errors that a fresh token can mend
 
 # What a server knows a client by.  A function gives a fresh one each time; if it takes long it had better be async.
@@ -227,7 +228,7 @@ class Link:
                         self._enter(LinkState.OPEN, str(frame.get("node", "")))
                     elif kind == "goaway":
                         leave_s = min(leave_s, loop.time() + self._backoff.within_s(frame.get("after_ms", 0)))
-                    elif kind == "error" and "stream" not in frame and frame.get("id") in (None, hello["id"]):
+                    elif kind == "error" and not ABOUT & frame.keys() and frame.get("id") in (None, hello["id"]):
                         self._complaint = error_in(frame)
                         if self._socket is not None and self._complaint.code in STALE:
                             self._listener.received(kind, frame)

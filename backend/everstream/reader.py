@@ -170,7 +170,7 @@ def _text(frame: Frame, field: str) -> str:
 class Commander(Protocol):
     """The client, as far as a stream needs it."""
 
-    async def call(self, kind: str, *, about: Stream | None = None, **fields: Any) -> Frame: ...
+    async def call(self, kind: str, **fields: Any) -> Frame: ...
 
     async def subscribe(self, stream: str, /) -> Stream: ...
 
@@ -183,6 +183,8 @@ class Stream:
     def __init__(self, client: Commander, start: Position) -> None:
         self.state = StreamState(start.stream, start.epoch, start.offset)
         self.position = start  # how far the reader has come: what to save
+        self.turn: str | None = None  # of a session that it answers in,
+        self.message: str | None = None  # and the message that it answers
         self._client = client
         self._whole = start.offset == 0  # the state stands for all entries, from the first one on
         self._given = Given(start.characters if start.offset else 0)

@@ -169,7 +169,7 @@ class StreamState:
             if kind == "subscribed":
                 self._waiting = False
             return Verdict.NOTED
-        after, upto = _offset(frame.get("after")), _offset(frame.get("upto"))
+        after, upto = whole_number(frame.get("after")), whole_number(frame.get("upto"))
         if after is None or upto is None or after >= upto:
             return Verdict.IGNORED
         if self._waiting or upto <= self.offset or self.end is not None:
@@ -208,7 +208,7 @@ class StreamState:
             self.ttft_ms = frame.get("ttft_ms")
 
     def _replace(self, frame: Frame) -> Verdict:
-        upto = _offset(frame.get("upto"))
+        upto = whole_number(frame.get("upto"))
         if upto is None:
             return Verdict.IGNORED
         self._clear()
@@ -225,10 +225,11 @@ class StreamState:
         return Verdict.REPLACED
 
     def _grow(self, epoch: Any) -> None:
-        named = _offset(epoch)
+        named = whole_number(epoch)
         if named is not None and (self.epoch is None or named > self.epoch):
             self.epoch = named
 
 
-def _offset(value: Any) -> int | None:
+def whole_number(value: Any) -> int | None:
+    """An offset or an epoch; None for what is none."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
