@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from enum import Enum
@@ -12,11 +13,12 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, Field
 from tests.gateway.applications import QUICK, under_ours, under_uvicorn
+from tests.gateway.conftest import client_of
 
 from everstream import App, ToolContext, ToolError, create_app
 from everstream.core.events import Tool
 from everstream.runtime.node import Node
-from everstream.runtime.tools import ServerTool, Tools
+from everstream.runtime.tools import ServerTool, ToolOutcome, ToolRunner, Tools
 
 
 class Colour(Enum):
@@ -339,5 +341,29 @@ def test_a_name_is_taken_once() -> None:
         create_app(QUICK, tools=[fine, fine])
 
 
-def test_what_a_tool_raises_is_at_hand() -> None:
-    assert issubclass(ToolError, Exception)
+# --------------------------------------------------------------------------- the example
+
+
+async def test_the_example_s_tools_do_what_it_says() -> None:
+    module = importlib.import_module("docs.examples.tools_app")
+    tools, context = module.app.tools, ToolContext("s_1", "t_1", "call_1", "ann", "bob")
+    module.ORDERS.clear()
+    runner = ToolRunner(tools, timeout_s=10)
+    found = await runner.run("find_book", '{"title": "dra"}', context)
+    assert found == ToolOutcome('[{"title":"Dracula","shelf":7}]', is_error=False)
+    assert [tools["order_book"].needs_approval(f'{{"title": "emma", "copies": {n}}}') for n in (1, 2)] == [False, True]
+    ordered = await runner.run("order_book", '{"title": "emma", "copies": 2}', context)
+    assert (ordered.content, module.ORDERS) == ("2 of Emma will come on Monday.", [("ann", "Emma", 2)])
+    refused = await runner.run("order_book", '{"title": "It"}', context)
+    assert refused == ToolOutcome("No library has It. There are: Emma, Dracula, Ulysses.", is_error=True)
+    with pytest.raises(ToolError):
+        module.order_book("It", context=context)
+    await runner.stop()
+
+
+async def test_a_model_is_offered_no_tools_where_the_client_sends_the_whole_history() -> None:
+    app = importlib.import_module("docs.examples.tools_app").app
+    async with under_ours(app) as place, client_of(f"ws://{place}/ws") as client:
+        stream = await client.generate("app/desk", messages=[{"role": "user", "content": "find emma"}])
+        assert (await client.ended(stream))["reason"] == "complete"
+        assert client.streams[stream].text == "Tell me to find or to order a book."
