@@ -284,7 +284,7 @@ class SessionState:
             self.queue.remove(turn)
 
     def _start(self, frame: Frame) -> None:
-        turn, before = _turn(frame, RUNNING), self.turns.get(frame["turn"])
+        turn, before = _turn(frame, RUNNING), self.turns.pop(frame["turn"], None)
         if before is not None and turn.request_id is None:
             turn = replace(turn, request_id=before.request_id)
         self._unqueue(turn.turn)
