@@ -12,4 +12,7 @@ The provider and the load client are C, compiled when first needed: in Python th
 delta carries the clock at its making, so latency needs no bookkeeping; CPU is read from the kernel's clock of each
 process.  The files: `process` starts, watches and ends processes; `build` compiles; `targets` knows how to start the
 three; `scenarios` what is done to them; `report` the medians, the table and the JSON; `micro` needs no sockets at all.
+
+How one stream comes to thousands of readers is measured apart, since it needs readers inside the server's process:
+`fanout` says what is played and what is made of it, `hall` is that process, `audience` who listens there.
 """

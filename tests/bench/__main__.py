@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.bench import micro, report
+from tests.bench import fanout, micro, report
 from tests.bench.build import NoCompiler, compiler
 from tests.bench.scenarios import QUICK, SCENARIOS, Sample, Scenario, play
 from tests.bench.targets import NAMES, Bench
@@ -43,28 +43,36 @@ def main(words: list[str] | None = None) -> int:
     about = report.machine()
     played: list[tuple[Scenario, list[Sample]]] = []
     print(f"{about['cpu']}, {about['cores']} cores, Python {about['python']}, load {about['load_average'][0]:.1f}\n")
-    with Bench(names) as bench:
-        for target in bench.targets.values():
-            play(bench, WARM, target)
-        for name in options.scenario or rows:
-            scenario = rows[name]
-            samples = [play(bench, scenario, bench.targets[turn]) for turn in turns(scenario, names, rounds)]
-            played.append((scenario, samples))
-            if samples:
-                print(report.table(scenario, samples) + "\n", flush=True)
+    asked = options.scenario or [*rows, fanout.NAME]
+    compared = [rows[name] for name in asked if name in rows]
+    if compared:
+        with Bench(names) as bench:
+            for target in bench.targets.values():
+                play(bench, WARM, target)
+            for scenario in compared:
+                samples = [play(bench, scenario, bench.targets[turn]) for turn in turns(scenario, names, rounds)]
+                played.append((scenario, samples))
+                if samples:
+                    print(report.table(scenario, samples) + "\n", flush=True)
     found = report.document(played, about)
+    complaints = [c for _, samples in played for s in samples if s.target != "naive" for c in s.complaints]
+    if fanout.NAME in asked and "server" in names:
+        found[fanout.NAME] = fanout.measure(fanout.QUICK if options.quick else fanout.FULL)
+        complaints += found[fanout.NAME]["complaints"]
+        print(fanout.table(found[fanout.NAME]) + "\n", flush=True)
     if not options.scenario:
         found["micro"] = micro.measure(quick=options.quick)
         print(micro.table(found["micro"]))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
-    ours = [sample for _, samples in played for sample in samples if sample.target != "naive"]
-    return 1 if any(sample.complaints for sample in ours) else 0
+    return 1 if complaints else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="CPU and latency of a token.")
-    parser.add_argument("--scenario", action="append", choices=list(SCENARIOS), help="only this one; may be repeated")
+    parser.add_argument(
+        "--scenario", action="append", choices=[*SCENARIOS, fanout.NAME], help="only this one; may be repeated"
+    )
     parser.add_argument("--target", action="append", choices=NAMES, help="only this one; may be repeated")
     parser.add_argument("--rounds", type=int, help=f"turns of each target (default {ROUNDS}, quick 1)")
     parser.add_argument("--quick", action="store_true", help="small loads, half a minute: do the tools work")

@@ -8,6 +8,8 @@
  *   cancel  one endless stream a connection; when all run, they are cancelled one after the other:
  *           command -> fence, and what came after the stream's end; one that takes over PATIENCE_MS is given up
  *   resume  one stream runs to its end; then REPEATS new connections resume it from 0: hello -> last byte
+ *   listen  every connection reads the stream MODEL, which has REPEATS deltas, to its end
+ *   stuck   one connection asks for the streams MODEL and PREFIX, and never reads again
  *
  * A delta is a `@` and 15 hex digits: the provider's clock when it was made (see provider.c).  Latency is the clock at
  * the read that brought it, less the stamp; deltas of the first WARM_MS are counted but not timed.  A stream has ended
@@ -37,7 +39,7 @@ typedef struct {
   long long epoch;
 } connection;
 
-static int epoll, port, streams_each;
+static int epoll, port, streams_each, no_two_alike;
 static const char *model, *prefix;
 static int64_t deadline_ns, warm_from_ns;
 static uint32_t *latency; /* in 100 ns */
@@ -63,7 +65,7 @@ static void note_stamp(connection *c, int64_t stamp, int64_t now_ns) {
   c->deltas++;
   if (!c->first_ns) c->first_ns = now_ns;
   if (streams_each == 1) {
-    if (stamp < c->last_stamp) disordered++;
+    if (stamp < c->last_stamp + no_two_alike) disordered++;
     if (c->ended) c->late++;
     c->last_stamp = stamp;
   }
@@ -293,6 +295,33 @@ static int resume(int repeats, FILE *extra) {
   return resumed;
 }
 
+static void subscribe(connection *c, const char *stream) {
+  c->accepted = 1;
+  send_frame(c, WS_TEXT, "{\"type\":\"subscribe\",\"id\":2,\"stream\":\"%s\"}", stream);
+}
+
+static int listen_all(int count, int wanted, FILE *extra) {
+  connection *all = open_all(count);
+  long partial = 0;
+  no_two_alike = 1;
+  for (int i = 0; i < count; i++) subscribe(all + i, model);
+  while (sum_ended(all, count) < count && turn()) continue;
+  for (int i = 0; i < count; i++) partial += all[i].deltas != wanted;
+  fprintf(extra, ",\"partial\":%ld", partial);
+  return sum_ended(all, count) - (int)errors;
+}
+
+/* Its small window fills at once with what PREFIX has to say. */
+static int stuck(void) {
+  connection *c = open_all(1);
+  int window = 4096;
+  setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &window, sizeof window);
+  subscribe(c, model);
+  subscribe(c, prefix);
+  while (clock_ns() < deadline_ns) usleep(100000);
+  return 0;
+}
+
 /* ------------------------------------------------------------------ the report */
 
 static int by_value(const void *a, const void *b) {
@@ -327,6 +356,8 @@ int main(int count, char **words) {
   else if (!strcmp(mode, "ttft")) ended = ttft(repeats, extra_file);
   else if (!strcmp(mode, "cancel")) ended = cancel(connections, extra_file);
   else if (!strcmp(mode, "resume")) ended = resume(repeats, extra_file);
+  else if (!strcmp(mode, "listen")) ended = listen_all(connections, repeats, extra_file);
+  else if (!strcmp(mode, "stuck")) ended = stuck();
   else die("no such mode: %s", mode);
   fclose(extra_file);
   qsort(latency, sampled, sizeof *latency, by_value);

@@ -76,6 +76,16 @@ class Process:
         self.wait_ready(lambda: self.text().startswith("ready ") and self.text().endswith("\n"))
         return int(self.text().split()[1])
 
+    def wait_end(self, limit_s: float) -> str:
+        """Waits until it has ended by itself; its output.  Raises RuntimeError if it fails, or takes over `limit_s`."""
+        try:
+            code = self._child.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"{self.name} took over {limit_s:.0f} s:\n{self.text()[-2000:]}") from None
+        if code:
+            raise RuntimeError(f"{self.name} has ended with {code}:\n{self.text()[-2000:]}")
+        return self.text()
+
     def wait_quiet(self) -> None:
         """Waits until it uses less than QUIET_SHARE of a core, at most QUIET_LIMIT_S."""
         until = time.monotonic() + QUIET_LIMIT_S

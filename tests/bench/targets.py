@@ -110,13 +110,18 @@ class Bench:
         return store, path
 
     def _start(self, name: str, words: Sequence[str | Path], **env: str) -> Process:
-        base = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "XDG_CACHE_HOME") if key in os.environ}
-        base["PYTHONPATH"] = f"{ROOT / 'backend'}{os.pathsep}{ROOT}"
+        base = environment()
         base["OPENAI_BASE_URL"] = f"http://127.0.0.1:{self.provider_port}/v1"
         base["OPENAI_API_KEY"] = "unused"
         process = Process(name, words, self.place / f"{name.replace(' ', '-')}.out", base | env)
         self._running.append(process)
         return process
+
+
+def environment() -> dict[str, str]:
+    """What a process of the bench gets to know of this one's environment."""
+    base = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "XDG_CACHE_HOME", "CC") if key in os.environ}
+    return base | {"PYTHONPATH": f"{ROOT / 'backend'}{os.pathsep}{ROOT}"}
 
 
 def _free_port() -> int:

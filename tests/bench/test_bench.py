@@ -5,6 +5,7 @@ The tests that run the C tools are skipped where there is no C compiler, with th
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -14,12 +15,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from tests.bench import micro, report
+from everstream.settings import Settings
+from tests.bench import fanout, micro, report
 from tests.bench.__main__ import main, turns
+from tests.bench.audience import CountingEncoder, Reader, frames_with_tokens
 from tests.bench.build import NoCompiler, compiler, program
+from tests.bench.fanout_turn import Stuck, Told, Turn
+from tests.bench.hall import faults_of_stuck
 from tests.bench.process import Process
 from tests.bench.scenarios import QUICK, SCENARIOS, Sample, play
 from tests.bench.targets import Bench
@@ -181,3 +188,82 @@ def test_the_micro_path_shows_every_delta_to_its_reader() -> None:
     found = micro.measure(quick=True)
     assert set(found["shapes"]) == set(micro.SHAPES)
     assert all(shape["ratio"] > 0 for shape in found["shapes"].values())
+
+
+# ---------------------------------------------------------------------- many readers of one stream
+
+FEW = fanout.Size(readers=60, sockets=12, tokens=20, per_s=50.0, rounds=1)
+
+
+@pytest.fixture(scope="module")
+def fanned() -> dict[str, Any]:
+    try:
+        compiler()
+    except NoCompiler as error:
+        pytest.skip(str(error))
+    return fanout.measure(FEW)
+
+
+def test_every_reader_is_given_every_token_once(fanned: dict[str, Any]) -> None:
+    assert fanned["complaints"] == []
+    told = {sample["name"]: sample for sample in fanned["samples"]}
+    assert told.keys() == set(fanout.TURNS)
+    assert told["plain"]["inside_frames"] + told["plain"]["socket_frames"] > 0
+
+
+def test_a_frame_is_encoded_once_for_all_its_readers(fanned: dict[str, Any]) -> None:
+    for sample in fanned["samples"]:
+        readers = FEW.readers - FEW.sockets if sample["socket_frames"] else FEW.readers
+        given = sample["inside_frames"] / (1 if sample["name"] == "alone" else readers)
+        if sample["inside_frames"]:
+            assert given == sample["encoded"], sample["name"]  # all in step: each frame made went to each of them
+        if sample["socket_frames"]:
+            assert sample["socket_frames"] == sample["encoded"] * FEW.sockets, sample["name"]
+
+
+def test_nothing_is_kept_or_made_for_a_stuck_reader(fanned: dict[str, Any]) -> None:
+    (told,) = (sample for sample in fanned["samples"] if sample["name"] == "stuck")
+    assert told["stuck"]["woken"] >= told["encoded"]
+    assert told["stuck"]["moved"] == 0
+    assert told["stuck"]["held_after"] == told["stuck"]["held_before"] > 0
+    assert told["encoded"] <= FEW.tokens // 2
+    assert fanned["turns"]["stuck"]["held_bytes"] < 2 * Settings().write_high_water_bytes
+
+
+@pytest.mark.parametrize(
+    ("given", "faulty"),
+    [
+        (["@000000000000001 ", "@000000000000002 @000000000000003 "], 0),
+        (["@000000000000001 ", "@000000000000003 "], 1),
+        (["@000000000000001 ", "@000000000000002 ", "@000000000000002 @000000000000003 "], 1),
+        (["@000000000000002 ", "@000000000000001 ", "@000000000000003 "], 1),
+    ],
+)
+async def test_a_reader_that_misses_doubles_or_swaps_a_token_is_found(given: list[str], faulty: int) -> None:
+    whole, other = (Reader(asyncio.get_running_loop(), CountingEncoder()) for _ in range(2))
+    whole.frames = [b"@000000000000001 @000000000000002 @000000000000003 "]
+    other.frames = [frame.encode() for frame in given]
+    assert frames_with_tokens([whole, other], [1, 2, 3]) == (1 + len(given), faulty)
+
+
+def test_a_frame_made_for_each_reader_and_a_stuck_reader_that_was_fed_are_complained_of() -> None:
+    turn = Turn("stuck", inside=10, sockets=0, tokens=5, per_s=50.0, stuck=True)
+    told = Told("stuck", 0.1, 0.0, 100.0, 50, 0, 5, 0.0, None, (), (), (), Stuck(5, 0, 9, 9), [])
+    assert fanout.complaints_of(turn, told) == []
+    assert fanout.complaints_of(turn, msgspec.structs.replace(told, encoded=50))
+    assert faults_of_stuck(Stuck(5, 0, 9, 9)) == []
+    assert faults_of_stuck(Stuck(5, 1, 9, 9))
+    assert faults_of_stuck(Stuck(5, 0, 9, 10))
+
+
+def test_the_fan_out_can_be_asked_for_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fanned: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(fanout, "measure", lambda size: fanned)
+    assert main(["--scenario", "fanout", "--quick"]) == 0
+    said = capsys.readouterr().out
+    assert "60 readers of one stream" in said
+    assert "steady" not in said
+    monkeypatch.setattr(fanout, "measure", lambda size: fanned | {"complaints": ["a reader was forgotten"]})
+    assert main(["--scenario", "fanout", "--quick"]) == 1
+    assert "! a reader was forgotten" in capsys.readouterr().out
