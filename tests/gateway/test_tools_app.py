@@ -179,6 +179,8 @@ def google(a: int, b: int, c: Annotated[int, Field(description="Its own.")], d: 
 
     Returns:
         d: nothing to do with it.
+
+    d: nor has this.
     """
 
 
@@ -249,6 +251,7 @@ def test_a_predicate_sees_what_the_function_will_get() -> None:
     tool = tool_of(erase, approval=lambda arguments: arguments["force"] is True)
     assert tool.needs_approval('{"path": "a", "force": "yes"}'), "a text that the function is given as true"
     assert not tool.needs_approval('{"path": "a", "force": "no"}')
+    assert not tool.needs_approval('{"path": "a"}'), "the default"
 
 
 @pytest.mark.parametrize("arguments", ["", "[]", "no JSON", '{"amount": "much"}', '{"amount": 1, "more": 2}'])

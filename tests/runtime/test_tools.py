@@ -373,6 +373,20 @@ async def test_threads_have_a_bound_and_what_did_not_begin_never_does(
     await runs.runner.stop()
 
 
+async def test_a_thread_that_comes_too_late_does_nothing(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late:
+        async def run(self, work: Callable[[], Any], name: str) -> Any:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                work()
+
+    monkeypatch.setattr(runs.runner, "_threads", Late())
+    calls: list[int] = []
+    assert "did not begin" in (await runs.call(lambda: calls.append(1), timeout_s=0.01)).content
+    assert not calls
+
+
 async def test_a_function_that_does_not_stop_is_left_to_itself(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tools_module, "LET_GO_S", 0.01)
     enough = asyncio.Event()
