@@ -71,6 +71,12 @@ class Place:
                 found |= {key: await client.ttl(key) for key in keys}
         return found
 
+    async def pair(self) -> tuple[Member, Member]:
+        """Of a group under Sentinels, the primary and a replica."""
+        assert isinstance(self._servers, Sentinels)
+        primary = await self._servers.primary_of()
+        return primary, await self._servers.replica_of(primary)
+
     async def _urls(self) -> list[str]:
         if isinstance(self._servers, StoreServer):
             return [self._servers.unix_url]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from tests.store.test_contract import words
 from tests.store.test_faults import persisted, refusal
 
 from everstream.core.events import DeltaText
-from everstream.core.lease import Epochs
+from everstream.core.lease import Epochs, partition_for
 from everstream.core.log import Verdict as Word
 from everstream.doctor import Verdict, check_store
 from everstream.settings import Settings
@@ -166,6 +166,37 @@ async def test_streams_are_made_and_read_while_their_slot_moves(cluster: Cluster
         opened = {stream for stream, _ in await persisted(seat.store.open_streams)}
         assert {author.stream for author in (first, *made)} <= opened
         await cluster.move_slot(9, source)
+
+
+async def test_streams_are_laid_to_rest_and_purged_and_sessions_ranked_while_their_slot_moves(cluster: Cluster) -> None:
+    async with seated(cluster.url) as seat:
+        source = await cluster.primary_of(12)
+        target = next(server for server in set((await cluster.primaries()).values()) if server is not source)
+        resting, gone, kept = [await Author.of(seat, 12) for _ in range(3)]
+        for author in (resting, gone, kept):
+            await author.say(*"abc")
+        user = next(name for name in map(str, range(10_000)) if partition_for(name) == 12)
+        for score in range(5):
+            await seat.store.rank(user, f"s_{score}", score)
+
+        async def change() -> None:
+            await seat.store.rest(resting.stream, resting.epochs[-1][0], 3)
+            await seat.store.purge([gone.stream])
+            await seat.store.rank(user, "s_1", 9)
+            await seat.store.unrank(user, "s_3")
+
+        async def try_to() -> None:
+            with suppress(StoreUnavailable):
+                await change()
+
+        await cluster.move_slot(12, target, between=try_to)
+        await persisted(change)
+        opened = {stream for stream, _ in await persisted(seat.store.open_streams)}
+        assert {author.stream for author in (resting, gone, kept)} & opened == {kept.stream}
+        await resting.check()
+        assert await seat.store.read(gone.stream) is None
+        assert await seat.store.ranked(user, (4, "s_5"), 2) == [("s_4", 4), ("s_2", 2)]
+        await cluster.move_slot(12, source)
 
 
 async def test_a_follower_is_pushed_to_again_after_its_slot_moved(cluster: Cluster) -> None:

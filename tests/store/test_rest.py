@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.store.cluster import eventually
 from tests.store.conftest import Place, Seat, new_stream, until
 from tests.store.test_contract import END, HEAD, begun, commit, state, words, write
 
@@ -281,6 +282,28 @@ async def test_a_thousand_streams_of_a_session_are_purged_in_one_call(place: Pla
     assert len(await seat.store.open_streams()) == 1_000
     await seat.store.purge(made)
     assert await seat.store.open_streams() == []
+
+
+async def test_where_a_replica_is_to_have_commits_it_is_to_have_a_purge_too(place: Place) -> None:
+    """Else a failover brings back what somebody wanted erased."""
+    if place.kind != "sentinel":
+        pytest.skip("only there replicas are waited for")
+    seat = await place.seat()
+    stream, _ = await begun(seat, HEAD)
+    primary, replica = await place.pair()
+
+    async def waits() -> int:
+        (line,) = [one for one in (await primary.say("INFO commandstats")).splitlines() if "cmdstat_wait:" in one]
+        return int(line.partition("calls=")[2].partition(",")[0])
+
+    before = await waits()
+    await seat.store.purge([stream])
+    assert await waits() == before + 1
+
+    async def has_it() -> bool:  # of two, one is waited for
+        return await replica.say(f"HGET es:{{p7}}:h:{stream} s") == "1"
+
+    await eventually(has_it, "the replica's copy")
 
 
 async def test_a_replica_in_memory_has_what_was_purged_until_then() -> None:

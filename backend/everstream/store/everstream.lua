@@ -14,15 +14,13 @@
 --
 -- Every key runs out.  A stream has the TTL of its kind from its last entry on; while it is open that is looked after
 -- now and then only, since a commit must not pay for it: by a probe, and whenever so many entries have come (`stride`).
+-- The TTLs, of responses and of sessions, are the first two arguments of every call that may need one, and are read
+-- only where it does.
 --
 -- Of a purged stream only e and s are left, for the TTL of responses: a reign that is later than any there can be.  So
 -- the rule that fences older epochs fences every commit, and whoever asks whether a stream has ended turns away.
 
 local OK, FENCED, GAP = 0, 1, 2
-local STRIDE_ENTRIES_MAX = 512
--- A stream that says something less often than this is probed instead (see the runtime's keeper): so a stride's
--- entries come in less than half of the TTL.
-local SILENCE_S = 2
 local REIGNS_MAX = 256  -- base.REIGNS_MAX
 local PURGED = '9007199254740991:0'
 local LEASES_KEPT_MS = 3600000
@@ -69,52 +67,45 @@ local function outlast(key, ttl_s)
   if redis.call('TTL', key) <= ttl_s then redis.call('EXPIRE', key, 2 * ttl_s) end
 end
 
--- How long streams are kept, by the letter with which their ids begin: of responses, of sessions.
-local function ttls_of(responses_s, sessions_s)
-  return {r = tonumber(responses_s), s = tonumber(sessions_s)}
-end
-
--- Of the stream whose head this is.  An id has 30 characters.
-local function ttl_of(head, ttls)
-  return ttls[string.sub(head, -30, -30)]
+-- How long the stream is kept whose head this is.  An id has 30 characters; that of a session begins with an s.
+local function ttl_of(head, args)
+  return tonumber(args[string.byte(head, -30) == 115 and 2 or 1])
 end
 
 -- A stream has the TTL of its kind from now on.
-local function keep(head, list, ttls)
-  local ttl_s = ttl_of(head, ttls)
+local function keep(head, list, args)
+  local ttl_s = ttl_of(head, args)
   redis.call('EXPIRE', head, ttl_s)
   redis.call('EXPIRE', list, ttl_s)
   return ttl_s
 end
 
 -- As above, and the set of open streams has more than it.
-local function prolong(head, list, ttls)
-  outlast(names(head) .. 'o', keep(head, list, ttls))
+local function prolong(head, list, args)
+  outlast(names(head) .. 'o', keep(head, list, args))
 end
 
 -- As above, unless that was done lately.
-local function keep_up(head, list, ttls)
-  if redis.call('TTL', head) * 10 <= ttl_of(head, ttls) * 9 then prolong(head, list, ttls) end
+local function keep_up(head, list, args)
+  if redis.call('TTL', head) * 10 <= ttl_of(head, args) * 9 then prolong(head, list, args) end
 end
 
 -- It is one of the open streams from now on, and lasts.
-local function open(head, list, ttls)
+local function open(head, list, args)
   local tagged, stream = names(head)
   redis.call('SADD', tagged .. 'o', stream)
-  prolong(head, list, ttls)
+  prolong(head, list, args)
 end
 
 -- KEYS of each write: head, list.  One more may follow, of which a cluster is only to know that it is touched.
--- ARGV: the TTLs, "1" when followers are to be told at once, then for each write: epochs, base, flags, leader, count, meta where the flags have an m, entries…
+-- ARGV: the TTLs, stride, "1" when followers are to be told at once, then for each write: epochs, base, flags, leader, count, meta where the flags have an m, entries…
 -- Flags: e, the last of the entries ends the stream; m, the head may have to be made, of this meta.
 -- Reply: for each write verdict, tail, and 1 where it is to be cancelled plus 2 where somebody follows.
 local function commit(keys, args)
   local replies = {}
-  local ttls = ttls_of(args[1], args[2])
-  -- Short enough for both kinds: whether there is anything to do is then asked of the stream's own.
-  local stride = math.min(STRIDE_ENTRIES_MAX, math.ceil(math.min(ttls.r, ttls.s) / (2 * SILENCE_S)))
-  local tells = args[3] == '1'
-  local k, a = 1, 4
+  local stride = tonumber(args[3])
+  local tells = args[4] == '1'
+  local k, a = 1, 5
   while k < #keys do
     local head, list = keys[k], keys[k + 1]
     local epochs, base, flags, leader, count = args[a], tonumber(args[a + 1]), args[a + 2], args[a + 3], tonumber(args[a + 4])
@@ -134,7 +125,7 @@ local function commit(keys, args)
       local newer = now[1] ~= epochs
       if not now[1] then
         redis.call('HSET', head, 'e', epochs, 'b', 0, 'n', leader, 'm', meta)
-        open(head, list, ttls)
+        open(head, list, args)
       elseif newer then
         local ours, theirs = table_of(now[1]), table_of(epochs)
         if theirs[#theirs][1] <= ours[#ours][1] then
@@ -156,24 +147,24 @@ local function commit(keys, args)
           end
           redis.call('HSET', head, 'e', epochs, 'n', leader)
           redis.call('HDEL', head, 's', 't')
-          open(head, list, ttls)
+          open(head, list, args)
         end
         local skip = tail - base
         if skip < count then
           local before = tail
           tail = bottom + redis.call('RPUSH', list, unpack(args, first + skip, first + count - 1))
-          if before == bottom then redis.call('EXPIRE', list, ttl_of(head, ttls)) end
-          if tail % stride < tail - before then keep_up(head, list, ttls) end
+          if before == bottom then redis.call('EXPIRE', list, ttl_of(head, args)) end
+          if tail % stride < tail - before then keep_up(head, list, args) end
         elseif count == 0 then
-          keep_up(head, list, ttls)
+          keep_up(head, list, args)
         else
-          prolong(head, list, ttls)  -- a repeat: its caller may ask replicas what they have of what *it* wrote
+          prolong(head, list, args)  -- a repeat: its caller may ask replicas what they have of what *it* wrote
         end
         if flags == 'e' or flags == 'em' then
           local tagged, stream = names(head)
           redis.call('HSET', head, 's', '1')
           redis.call('SREM', tagged .. 'o', stream)
-          keep(head, list, ttls)
+          keep(head, list, args)
         end
         if now[4] and count > 0 and tells then
           local tagged, stream = names(head)
@@ -191,15 +182,15 @@ local function commit(keys, args)
 end
 
 -- KEYS: head, list, open, request key (or none).
--- ARGV: stream, leader, tag, meta, request_ttl_s, prefix of heads, the TTLs, "1" when the leader has to adopt it.
+-- ARGV: the TTLs, stream, leader, tag, meta, request_ttl_s, prefix of heads, "1" when the leader has to adopt it.
 -- Reply: stream, epochs, fresh.  The stream a request made lies in the request's partition.  A purged one is forgotten
 -- by its request, but its name stays taken, under an epoch that nobody can lead it in.
 local function create(keys, args)
-  local stream, node, tag, meta = args[1], args[2], tonumber(args[3]), args[4]
+  local stream, node, tag, meta = args[3], args[4], tonumber(args[5]), args[6]
   if keys[4] then
     local made = redis.call('GET', keys[4])
     if made then
-      local epochs = redis.call('HGET', args[6] .. made, 'e')
+      local epochs = redis.call('HGET', args[8] .. made, 'e')
       if epochs and epochs ~= PURGED then return {made, epochs, 0} end
     end
   end
@@ -208,8 +199,8 @@ local function create(keys, args)
   local epochs = string.format('%.0f:0', next_epoch(0, tag))
   redis.call('HSET', keys[1], 'e', epochs, 'b', 0, 'n', node, 'm', meta)
   if args[9] == '1' then redis.call('HSET', keys[1], 't', '1') end
-  open(keys[1], keys[2], ttls_of(args[7], args[8]))
-  if keys[4] then redis.call('SET', keys[4], stream, 'EX', tonumber(args[5])) end
+  open(keys[1], keys[2], args)
+  if keys[4] then redis.call('SET', keys[4], stream, 'EX', tonumber(args[7])) end
   return {stream, epochs, 1}
 end
 
@@ -226,13 +217,14 @@ local function read(keys, args)
   return {h[1], bottom, h[3] or '', h[4] or '', ended, cancelled, handed, h[8] or '', tail, after, entries}
 end
 
--- KEYS: head, list, open.  ARGV: expected leader, node, tag, the TTLs.  Reply as of read; nothing where somebody else was faster.
+-- KEYS: head, list, open.  ARGV: the TTLs, expected leader, node, tag.
+-- Reply as of read; nothing where somebody else was faster.
 local function adopt(keys, args)
   local h = redis.call('HMGET', keys[1], 'e', 'n', 's', 'b', 't')
-  if not h[1] or h[3] or h[2] ~= args[1] then return {} end
+  if not h[1] or h[3] or h[2] ~= args[3] then return {} end
   local epochs = table_of(h[1])
   local tail = tonumber(h[4] or 0) + redis.call('LLEN', keys[2])
-  local epoch = next_epoch(epochs[#epochs][1], tonumber(args[3]))
+  local epoch = next_epoch(epochs[#epochs][1], tonumber(args[5]))
   -- A reign that begins past the tail has no entry left, and its start would say that older ones reach further.
   -- Nor has the last one, where its leader was only named, or went before it had said a word: it was no attempt.
   local last = epochs[#epochs]
@@ -251,8 +243,8 @@ local function adopt(keys, args)
     local start = i == first and i > 1 and 0 or reigns[i][2]
     packed[#packed + 1] = string.format('%.0f:%.0f', reigns[i][1], start)
   end
-  redis.call('HSET', keys[1], 'e', table.concat(packed, ','), 'n', args[2])
-  open(keys[1], keys[2], ttls_of(args[4], args[5]))
+  redis.call('HSET', keys[1], 'e', table.concat(packed, ','), 'n', args[4])
+  open(keys[1], keys[2], args)
   local state = read(keys, {'0'})
   redis.call('HDEL', keys[1], 't')
   return state
@@ -268,23 +260,23 @@ local function named(keys, node, epoch, tail, heir)
   return true
 end
 
--- KEYS: head, list, open.  ARGV: node, its epoch, its tail, the TTLs, the heir.  Reply: 1 where it was done.
+-- KEYS: head, list, open.  ARGV: the TTLs, node, its epoch, its tail, the heir.  Reply: 1 where it was done.
 local function hand_over(keys, args)
-  if not named(keys, args[1], args[2], args[3], args[6]) then return 0 end
-  open(keys[1], keys[2], ttls_of(args[4], args[5]))  -- it may have been put to rest before
+  if not named(keys, args[3], args[4], args[5], args[6]) then return 0 end
+  open(keys[1], keys[2], args)  -- it may have been put to rest before
   return 1
 end
 
--- KEYS: head, list, open.  ARGV: node, its epoch, its tail, the TTLs.  Reply: 1 where it was done.
+-- KEYS: head, list, open.  ARGV: the TTLs, node, its epoch, its tail.  Reply: 1 where it was done.
 local function rest(keys, args)
-  if not named(keys, args[1], args[2], args[3], '') then return 0 end
+  if not named(keys, args[3], args[4], args[5], '') then return 0 end
   local _, stream = names(keys[1])
   redis.call('SREM', keys[3], stream)
-  keep(keys[1], keys[2], ttls_of(args[4], args[5]))
+  keep(keys[1], keys[2], args)
   return 1
 end
 
--- KEYS: head and list of each stream, open.  ARGV: ttl_s of what is left in the place of each.
+-- KEYS: head and list of each stream, open.  ARGV: the TTLs.  What is left in a stream's place has that of responses.
 local function purge(keys, args)
   for k = 1, #keys - 1, 2 do
     local _, stream = names(keys[k])

@@ -36,6 +36,11 @@ logger = structlog.get_logger(__name__)
 _VERDICTS = (Verdict.OK, Verdict.FENCED, Verdict.GAP)
 _FLAGS = {(False, False): b"", (True, False): b"e", (False, True): b"m", (True, True): b"em"}  # ends, first
 TABLE_TTL_S = 315_360_000  # ten years, from the last time that it was written to
+# Whenever so many entries have come, an open stream has its time again: short enough for both kinds of streams, since a
+# stream that says something less often than every two seconds is probed instead (see the runtime's keeper).  So a
+# stride's entries come in less than half of the TTL.
+_STRIDE_ENTRIES_MAX = 512
+_SILENCE_S = 2
 _COMMIT = function("commit")
 
 
@@ -58,6 +63,7 @@ class ValkeyStore:
         self._prefix = key_prefix
         self._timeout_s = timeout_s
         self._ttls = (b"%d" % stream_ttl_s, b"%d" % session_ttl_s)  # of responses, of sessions
+        self._stride = b"%d" % min(_STRIDE_ENTRIES_MAX, -(-min(stream_ttl_s, session_ttl_s) // (2 * _SILENCE_S)))
         self._request_ttl = b"%d" % request_ttl_s
         self._acks_ms = acks_timeout_ms if acks == "replica" else 0
         self._deployment: Deployment | None = None
@@ -137,7 +143,7 @@ class ValkeyStore:
     async def commit(self, writes: Sequence[Write]) -> list[Reply]:
         keys: list[bytes] = []
         # Where replicas are to have it first, followers are told afterwards: they show what they hear of.
-        arguments: list[bytes] = [*self._ttls, b"0" if self._acks_ms else b"1"]
+        arguments: list[bytes] = [*self._ttls, self._stride, b"0" if self._acks_ms else b"1"]
         for write in writes:
             keys += self._keys(write.stream)[:2]
             entries = write.entries
@@ -197,13 +203,13 @@ class ValkeyStore:
         if request:
             keys.append(tagged + b"q:" + request.encode())
         arguments = (
+            *self._ttls,
             stream.encode(),
             leader.encode() or self._node,
             self._tag,
             meta,
             self._request_ttl,
             tagged + b"h:",
-            *self._ttls,
             b"1" if leader else b"0",
         )
         command = (b"FCALL", function("create"), b"%d" % len(keys), *keys, *arguments)
@@ -212,17 +218,17 @@ class ValkeyStore:
 
     async def adopt(self, stream: str, leader: str) -> State | None:
         *keys, _, place = self._keys(stream)
-        arguments = (leader.encode(), self._node, self._tag, *self._ttls)
+        arguments = (*self._ttls, leader.encode(), self._node, self._tag)
         return _state(stream, await self._fcall("adopt", place, keys, *arguments))
 
     async def hand_over(self, stream: str, epoch: int, tail: int, to: str) -> bool:
         *keys, _, place = self._keys(stream)
-        arguments = (self._node, b"%d" % epoch, b"%d" % tail, *self._ttls, to.encode())
+        arguments = (*self._ttls, self._node, b"%d" % epoch, b"%d" % tail, to.encode())
         return bool(await self._fcall("hand_over", place, keys, *arguments))
 
     async def rest(self, stream: str, epoch: int, tail: int) -> bool:
         *keys, _, place = self._keys(stream)
-        arguments = (self._node, b"%d" % epoch, b"%d" % tail, *self._ttls)
+        arguments = (*self._ttls, self._node, b"%d" % epoch, b"%d" % tail)
         return bool(await self._fcall("rest", place, keys, *arguments))
 
     async def purge(self, streams: Sequence[str]) -> None:
@@ -231,7 +237,7 @@ class ValkeyStore:
         keys = [key for stream in streams for key in self._keys(stream)[:2]]
         _, _, opened, _, place = self._keys(streams[0])
         # Behind this node's commits, and where replicas are to have those, they have this too.
-        command = (b"FCALL", function("purge"), b"%d" % (len(keys) + 1), *keys, opened, self._ttls[0])
+        command = (b"FCALL", function("purge"), b"%d" % (len(keys) + 1), *keys, opened, *self._ttls)
         await self._exchange(place, packed(*command))
 
     async def mark_cancelled(self, stream: str) -> Head | None:
