@@ -16,6 +16,7 @@ pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parents[2]
 PAGE_DIR = ROOT / "web" / "page"
 CASES: list[dict[str, Any]] = json.loads((ROOT / "tests" / "conformance" / "cases.json").read_text())
+SESSION_CASES: list[dict[str, Any]] = json.loads((ROOT / "tests" / "conformance" / "session_cases.json").read_text())
 ORIGIN = "http://page.test/"
 CONTENT_TYPES = {".js": "text/javascript", ".html": "text/html", ".css": "text/css", ".svg": "image/svg+xml"}
 
@@ -48,7 +49,7 @@ def run(browser: Browser) -> Iterator[Run]:
                 const all = Object.assign({}, ...modules);
                 return new Function(...Object.keys(all), "given", script)(...Object.values(all), given);
             }""",
-            [["wire", "stream", "meter", "conversation"], script, given],
+            [["wire", "stream", "meter", "session", "tree", "outbox", "kept"], script, given],
         )
 
     yield run
@@ -136,54 +137,131 @@ def test_what_is_replayed_does_not_count_as_speed(run: Run) -> None:
     assert run(rates) == [None, 40]
 
 
-TURNS = """
-    const turn = (prompt, answer) => {
-        const made = newTurn(prompt, "a/b", {});
-        if (answer !== null) { made.phase = Phase.ENDED; made.stream = {...newStream("r_1"), text: answer}; }
-        return made;
+SESSION = """
+    const start = given.start ?? {epoch: null, offset: 0};
+    const session = newSession(given.session, given.user);
+    Object.assign(session, start);
+    const verdicts = [], actions = [];
+    for (const frame of given.frames) {
+        const verdict = isOwn(session, frame) ? take(session, frame) : Verdict.IGNORED;
+        verdicts.push(verdict);
+        if (verdict === Verdict.HOLE) {
+            actions.push({subscribe: {stream: session.id, epoch: session.epoch, offset: session.offset}});
+        }
+    }
+    const shown = ({turn, stream, model, message, user, state, ...more}) => {
+        const set = Object.entries(more).filter(([name, value]) => value && name !== "interrupt");
+        return {turn, stream, model, message, user, state, ...Object.fromEntries(set)};
+    };
+    // Of messages alone: an answer that is still coming may lie on another branch.
+    const path = pathOf(treeOf({...session, turns: []}), {}).map(({node}) => node.message.id);
+    return {
+        title: session.title, system: session.system, model: session.model, deleted: session.deleted,
+        members: Object.fromEntries(session.members.map(({user, role}) => [user, role])), role: session.role,
+        messages: session.messages.map(({id}) => id), more: session.more, path,
+        turns: busyTurns(session).map(shown), queue: queuedTurns(session).map(shown),
+        users: session.users.map(({id}) => id),
+        position: {epoch: session.epoch, offset: session.offset}, actions, verdicts,
     };
 """
 
 
-def test_the_oldest_turns_are_left_out_of_a_command_that_would_be_too_long(run: Run) -> None:
-    script = f"""{TURNS}
-        const turns = [turn("old ".repeat(500), "x"), turn("new", "y"), turn("now", null)];
-        return [commandOf(turns, 1_000_000), commandOf(turns, 5_500)];
+@pytest.mark.parametrize("case", SESSION_CASES, ids=[case["name"].replace(" ", "-") for case in SESSION_CASES])
+def test_the_pages_reducer_of_sessions_conforms(run: Run, case: dict[str, Any]) -> None:
+    # Which results are missing and which tools run the page reads from the messages and the streams, not from a turn.
+    expected = json.loads(json.dumps(case["expect"]))
+    for turn in expected["turns"]:
+        turn.pop("missing", None)
+        turn.pop("started", None)
+    assert run(SESSION, case) == expected
+
+
+def test_a_session_stored_at_any_moment_goes_on_as_if_nothing_had_been(run: Run) -> None:
+    for case in SESSION_CASES:
+        stored = """
+            const whole = newSession(given.session, given.user), parted = {now: newSession(given.session, given.user)};
+            for (const frame of given.frames) {
+                take(whole, frame);
+                parted.now = JSON.parse(JSON.stringify(parted.now));
+                take(parted.now, frame);
+            }
+            return [JSON.parse(JSON.stringify(whole)), JSON.parse(JSON.stringify(parted.now))];
+        """
+        whole, parted = run(stored, case)
+        assert parted == whole, case["name"]
+
+
+TREE = """
+    const said = (id, parent, stream) =>
+        ({id, parent, role: stream ? "assistant" : "user", author: "ann", content: id, created: 1, stream});
+    const session = newSession("s_1", "ann");
+    session.messages = [
+        said("m1", null), said("a1", "m1", "r1"), said("m2", "a1"), said("a2", "m2", "r2"),
+        said("m1b", null), said("a1b", "m1b", "r3"), said("a1c", "m1b", "r4"),
+    ];
+    const keys = (path) => path.map(({node, siblings, place}) => `${node.key} ${place + 1}/${siblings.length}`);
+    const path = (choices) => pathOf(treeOf(session), choices);
+"""
+
+
+def test_without_a_choice_the_newest_branch_is_looked_at(run: Run) -> None:
+    assert run(f"{TREE} return keys(path({{}}))") == ["m1b 2/2", "r4 2/2"]
+    assert run(f"{TREE} return isNewest(path({{}}))") is True
+    grown = f"{TREE} session.messages.push(said('m3', 'a2')); return keys(path({{}}))"
+    assert run(grown) == ["m1 1/2", "r1 1/1", "m2 1/1", "r2 1/1", "m3 1/1"]
+
+
+def test_a_choice_holds_below_its_parent_and_an_unknown_one_does_not_count(run: Run) -> None:
+    assert run(f"{TREE} return keys(path({{'': 'm1b', m1b: 'r3'}}))") == ["m1b 2/2", "r3 1/2"]
+    assert run(f"{TREE} return isNewest(path({{m1b: 'r3'}}))") is False
+    assert run(f"{TREE} return keys(path({{'': 'm7', m1b: 'r9'}}))") == ["m1b 2/2", "r4 2/2"]
+
+
+def test_an_answer_that_is_still_coming_is_a_branch_beside_the_others(run: Run) -> None:
+    running = "session.turns = [{turn: 't', stream: 'r9', message: 'm1b', state: 'running'}];"
+    assert run(f"{TREE} {running} return keys(path({{}}))") == ["m1b 2/2", "r9 3/3"]
+    assert run(f"{TREE} {running} return keys(path({{m1b: 'r4'}}))") == ["m1b 2/2", "r4 2/3"]
+
+
+def test_what_hangs_on_a_message_that_is_not_loaded_is_a_path_of_its_own(run: Run) -> None:
+    assert run(f"{TREE} session.messages.splice(0, 1); return keys(path({{}}))") == ["m1b 1/1", "r4 2/2"]
+    cut = "session.messages = [said('a1', 'm0', 'r1'), said('m2', 'a1')];"
+    assert run(f"{TREE} {cut} return keys(path({{}}))") == ["r1 1/1", "m2 1/1"]
+
+
+def test_a_command_is_the_same_each_time_it_is_sent(run: Run) -> None:
+    script = """
+        const request = newRequest({...given, params: {tokens: 3}, model: "a/b", on_busy: "queue"});
+        return [commandOf(request), commandOf(JSON.parse(JSON.stringify(request)))];
     """
-    whole, short = run(script)
-    assert [message["content"] for message in whole["command"]["messages"]][1:] == ["x", "new", "y", "now"]
-    assert whole["leftOut"] == 0
-    assert [message["content"] for message in short["command"]["messages"]] == ["new", "y", "now"]
-    assert short["leftOut"] == 2
-    assert len(json.dumps(short["command"])) < 5_500
+    first, second = run(script, {"session": None, "content": "Hello.", "system": "Be brief."})
+    assert first == second
+    assert first["params"] == {"tokens": 3, "system": "Be brief."}
+    assert {"session", "parent", "on_busy"}.isdisjoint(first)
+    again, _ = run(script, {"session": "s_1", "parent": "m1", "system": ""})
+    assert (again["session"], again["parent"], again["on_busy"]) == ("s_1", "m1", "queue")
+    assert "content" not in again
 
 
-def test_a_prompt_longer_than_a_frame_is_not_sent(run: Run) -> None:
-    assert run(f"{TURNS} return commandOf([turn('ä'.repeat(3000), null)], 10_000)") is None
-
-
-def test_a_prompt_without_an_answer_is_not_repeated_to_the_model(run: Run) -> None:
-    command = run(f"{TURNS} return commandOf([turn('failed', ''), turn('again', null)], 1_000_000)")["command"]
-    assert [message["content"] for message in command["messages"]] == ["again"]
-
-
-def test_a_full_storage_keeps_the_running_stream_as_from_the_start(run: Run) -> None:
-    script = f"""{TURNS}
-        const running = turn("now", "much text ".repeat(1000));
-        running.phase = Phase.RUNNING;
-        running.stream.offset = 1003;
-        const small = {{
-            kept: null,
-            setItem(key, value) {{ if (value.length > 2000) throw new Error("full"); this.kept = value; }},
-            getItem() {{ return this.kept; }},
-        }};
-        save(small, [turn("before", "short"), running]);
-        return load(small);
+def test_a_full_storage_keeps_streams_as_from_the_start_and_what_was_sent(run: Run) -> None:
+    script = """
+        const session = newSession("s_1", "ann");
+        session.streams = {r_1: {...newStream("r_1", 7), offset: 1003, text: "much text ".repeat(1000)}};
+        const tab = {session, outbox: [{content: "now"}], stopping: ["t_1"]};
+        const tried = (room) => {
+            const small = {
+                setItem(key, value) { if (value.length > room) throw new Error("full"); this.kept = value; },
+                getItem() { return this.kept; },
+            };
+            saveTab(small, tab);
+            return loadTab(small);
+        };
+        return [tried(1500), tried(100), loadTab({getItem: () => "{"})];
     """
-    before, running = run(script)
-    assert before["stream"]["text"] == "short"
-    assert running["phase"] == "running"
-    assert (running["stream"]["id"], running["stream"]["offset"], running["stream"]["text"]) == ("r_1", 0, "")
+    streams, sent, nothing = run(script)
+    assert (streams["session"]["streams"]["r_1"]["offset"], streams["session"]["streams"]["r_1"]["text"]) == (0, "")
+    assert (sent["session"], sent["outbox"], sent["stopping"]) == (None, [{"content": "now"}], ["t_1"])
+    assert nothing == {"session": None, "outbox": [], "stopping": []}
 
 
 def test_a_silent_connection_is_given_up_after_two_heartbeats(browser: Browser) -> None:

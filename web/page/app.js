@@ -1,31 +1,37 @@
-// The page: wires the connection, the conversation and the views together.
+// The page: wires the connection, the open session and the views together.
 //
-//   Wire --frame--> apply(stream) --once a screen frame--> TurnView
+//   Wire --frame--> Conversation (session.js, stream.js) --once a screen frame--> LogView
 //     ^                 | hole: subscribe again
-//     +-- hello.resume, generate, cancel: whatever the running turn still needs, at every welcome
+//     +-- hello.resume, outbox, cancel: whatever is unfinished, at every welcome
 //
-// Only one turn runs at a time.  Everything that a lost connection can interrupt is a fact in the turn (its phase, its
-// position, whether it is to be stopped), and every welcome takes up from those facts; so a network loss, a server's
-// restart and a reload of the page are the same case.
+// Which session is open is the address's matter ("#s_…"): a link, a bookmark, a reload and the list are the same case.
 
-import { Phase, answerOf, canAskAgain, commandOf, load, newTurn, save } from "./conversation.js";
+import { About, confirmed } from "./about.js";
+import { Conversation } from "./conversation.js";
+import { EndKeeper, Speaker } from "./follow.js";
+import { LogView } from "./log.js";
 import { Meter } from "./meter.js";
+import { Turn, busyTurns, may, noteOf, streamOf, textOf } from "./session.js";
+import { SessionList } from "./sessions.js";
 import { Settings } from "./settings.js";
-import { Verdict, apply, newStream, position } from "./stream.js";
+import { element } from "./text.js";
 import { Token } from "./token.js";
-import { EndKeeper, Speaker, TurnView } from "./view.js";
 import { State, Wire, addressBeside } from "./wire.js";
 
 const SAVE_EVERY_MS = 1_000;
 const TICK_EVERY_MS = 200; // how often figures move while nothing arrives
-const ASK_AGAIN_MS = 2_000; // at most this long until a subscribe that failed for the moment is sent again
-const FRAME_BYTES = 1_048_576; // until a welcome says otherwise
+const HISTORY_PIECES = 200; // so many at once were not made just now
+const TYPING_EVERY_MS = 3_000;
 const CLOSE_UNAUTHORIZED = 4501;
 const CLOSE_EXPIRED = 4005;
 const WANTED = "This server wants to know who uses it.";
 const REFUSED = "The server does not accept this token, or not any more. Enter another one.";
 const EXPIRED = "Your token has expired. Enter a new one, and everything goes on where it was.";
 const EXPIRING = "Your token expires soon. With a new one nothing is interrupted.";
+const GONE = {
+  unknown: "This chat does not exist, or you are not in it (any more).",
+  deleted: "This chat was deleted.",
+};
 
 const $ = (id) => document.getElementById(id);
 const CONNECTION_LABELS = {
@@ -37,13 +43,15 @@ const CONNECTION_LABELS = {
 };
 
 class Page {
-  #turns = load(sessionStorage);
-  #views = [];
-  #meter = new Meter();
-  #asked = null; // the newest subscribe without an answer
+  #meters = new Map(); // stream -> Meter
+  #spoken = null; // the stream that is read aloud
+  #path = [];
   #drawing = false;
+  #stale = true; // more than text has changed since the last drawing
+  #toEnd = false;
   #ticking = 0;
   #savedAt = 0;
+  #typedAt = 0;
   #act = () => {}; // what the notice's button does
 
   constructor() {
@@ -62,18 +70,39 @@ class Page {
       onFrame: (frame) => this.#onFrame(frame),
       onState: (state, detail) => this.#onState(state, detail),
     });
+    this.conversation = new Conversation({
+      wire: this.wire,
+      storage: sessionStorage,
+      on: {
+        changed: () => this.#changed(),
+        grown: (frame) => this.#grown(frame),
+        made: (id) => this.#made(id),
+        ended: (frame) => this.#ended(frame),
+        gone: (why) => this.#gone(why),
+        failed: (text) => this.about.fail(text) || this.#notice(text),
+      },
+    });
+    this.log = new LogView({ log: $("log"), coming: $("coming"), act: this.#acts() });
+    const onDelete = (session) => this.#delete(session);
+    this.list = new SessionList({ ask: (command) => this.wire.request(command), onDelete });
+    this.about = new About({ conversation: this.conversation, onDelete });
+    this.conversation.restore(sessionInAddress());
     this.#listen();
-    this.#rebuild();
-    this.speaker.begin(this.#running?.stream?.text.length ?? 0);
+    this.#toEnd = true;
+    this.#changed();
     this.wire.open();
   }
 
-  get #last() {
-    return this.#turns.at(-1) ?? null;
+  get session() {
+    return this.conversation.session;
   }
 
   get #running() {
-    return this.#last !== null && this.#last.phase !== Phase.ENDED ? this.#last : null;
+    return this.session === null ? [] : busyTurns(this.session);
+  }
+
+  get #maySend() {
+    return this.session === null || may(this.session, "send");
   }
 
   // ------------------------------------------------------------------ what the reader does
@@ -82,79 +111,116 @@ class Page {
     const prompt = $("prompt");
     $("composer").addEventListener("submit", (event) => {
       event.preventDefault();
-      this.#ask(prompt.value.trim());
+      this.#say(prompt.value.trim());
     });
     prompt.addEventListener("keydown", (event) => {
       // `isComposing`: Enter that ends the input of a Japanese or Chinese word is no Enter.
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
-      this.#ask(prompt.value.trim());
+      this.#say(prompt.value.trim());
     });
+    prompt.addEventListener("input", () => this.#typed(prompt.value !== ""));
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && this.#running && !document.querySelector("dialog[open]")) this.#stop();
+      if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+      if (this.list.isDrawerShown) this.list.showDrawer(false);
+      else if (this.#running.length > 0 && this.#maySend) this.conversation.stop();
     });
-    $("stop").addEventListener("click", () => this.#stop());
+    $("stop").addEventListener("click", () => this.conversation.stop());
     $("new-chat").addEventListener("click", () => this.#newChat());
+    $("earlier").addEventListener("click", () => this.#earlier());
     $("notice-action").addEventListener("click", () => this.#act());
+    window.addEventListener("hashchange", () => this.#moved());
     window.addEventListener("online", () => this.wire.wake());
     window.addEventListener("pageshow", () => this.wire.wake());
-    window.addEventListener("pagehide", () => this.#save());
+    window.addEventListener("pagehide", () => this.conversation.save());
     document.addEventListener("visibilitychange", () => {
       if (document.visibilityState === "visible") this.wire.wake();
-      else this.#save();
+      else this.conversation.save();
     });
   }
 
-  #ask(prompt) {
-    if (prompt === "" || this.#running || this.settings.model === "") return;
-    this.#turns.push(newTurn(prompt, this.settings.model, this.settings.params()));
+  /** What the views can have done, by name. */
+  #acts() {
+    const { conversation } = this;
+    return {
+      choose: (above, key) => conversation.choose(above, key),
+      edit: (node, text) => conversation.edit(node, text, this.#chosen()),
+      regenerate: (node) => conversation.regenerate(node, this.#chosen()),
+      removeQueued: (turn) => conversation.removeQueued(turn),
+      drop: (request) => conversation.drop(request),
+      postAgain: (request) => conversation.postAgain(request, this.#chosen()),
+      approve: (...decision) => conversation.approve(...decision),
+      giveResult: (...result) => conversation.giveResult(...result),
+    };
+  }
+
+  #chosen() {
+    const { model, system } = this.settings;
+    const on_busy = $("on-busy").hidden ? "queue" : $("on-busy").value;
+    return { model, params: this.settings.params(), on_busy, system: this.session === null ? system : "" };
+  }
+
+  #say(text) {
+    const unmade = this.session === null && this.conversation.requests.some(({ error }) => error === null);
+    if (text === "" || this.settings.model === "" || !this.#maySend || unmade) return;
     $("prompt").value = "";
-    this.#begin();
-  }
-
-  #askAgain() {
-    if (this.#running || !canAskAgain(this.#last)) return;
-    const { prompt, model, params } = this.#turns.pop();
-    this.#turns.push(newTurn(prompt, model, params));
-    this.#views.pop().root.remove();
-    this.#begin();
-  }
-
-  #begin() {
-    this.speaker.begin();
-    this.#addView(this.#last);
-    this.end.goToEnd();
-    this.#generate(this.#last);
-    this.#changed();
+    this.#typed(false);
+    this.#toEnd = true;
+    this.conversation.say(text, this.#chosen());
     $("prompt").focus();
   }
 
-  #stop() {
-    const turn = this.#running;
-    if (turn === null || turn.stopping) return;
-    turn.stopping = true;
-    if (turn.sends === 0) this.#finish(turn); // nobody has heard of it
-    else if (turn.phase === Phase.RUNNING) this.#cancel(turn);
-    this.#changed();
+  /** Tell the others that somebody types: not at every key. */
+  #typed(typing) {
+    if (this.session === null || this.session.members.length < 2) return;
+    const now = performance.now();
+    if (typing ? this.#typedAt !== 0 && now - this.#typedAt < TYPING_EVERY_MS : this.#typedAt === 0) return;
+    this.#typedAt = typing ? now : 0;
+    this.conversation.type(typing);
   }
 
   #newChat() {
-    const turn = this.#running;
-    if (turn?.phase === Phase.RUNNING) this.#cancel(turn);
-    this.#turns = [];
-    this.#notice("");
-    this.#rebuild();
-    this.#changed();
+    this.list.showDrawer(false);
+    if (sessionInAddress() === null) this.#moved();
+    else location.hash = "";
     $("prompt").focus();
   }
 
-  // ------------------------------------------------------------------ what is asked of the server
+  /** The address names another session, or none. */
+  #moved() {
+    const id = sessionInAddress();
+    if (id !== null && id === this.conversation.id) return;
+    this.#notice("");
+    this.#typedAt = 0;
+    this.#meters.clear();
+    this.#spoken = null;
+    this.#toEnd = true;
+    this.conversation.open(id);
+  }
+
+  async #earlier() {
+    const { scrollHeight, scrollTop } = $("scroller");
+    await this.conversation.earlier();
+    this.#show();
+    $("scroller").scrollTop = scrollTop + $("scroller").scrollHeight - scrollHeight;
+  }
+
+  async #delete({ session, title }) {
+    if (!(await confirmed(`Delete “${title || "Untitled"}” for everybody in it?`, "Delete"))) return;
+    try {
+      await this.wire.request({ type: "session.delete", session });
+      if (session === this.conversation.id) this.#newChat();
+      this.list.load();
+    } catch ({ code, message }) {
+      this.#notice(`It could not be deleted. ${code}: ${message}`);
+    }
+  }
+
+  // ------------------------------------------------------------------ the connection and the token
 
   #hello() {
     const token = this.token.value;
-    const stream = this.#running?.stream;
-    if (stream) stream.waiting = true;
-    return { ...(token ? { token } : {}), resume: stream ? [position(stream)] : [] };
+    return { ...(token ? { token } : {}), resume: this.conversation.positions() };
   }
 
   #onState(state, { code, reason }) {
@@ -164,9 +230,8 @@ class Page {
     if (state === State.OPEN) {
       this.#notice("");
       this.#loadModels();
-      const turn = this.#running;
-      if (turn?.phase === Phase.SENDING) this.#generate(turn);
-      else if (turn?.stopping) this.#cancel(turn);
+      this.list.load();
+      this.conversation.welcomed();
     } else if (code === CLOSE_UNAUTHORIZED || code === CLOSE_EXPIRED) {
       this.wire.close(); // no use in coming back without another token
       const why = code === CLOSE_EXPIRED ? EXPIRED : this.token.value === "" ? WANTED : REFUSED;
@@ -200,6 +265,7 @@ class Page {
 
   #forgotten() {
     this.wire.close();
+    this.list.clear();
     this.#notice("The token is forgotten.", "Connect again");
   }
 
@@ -207,88 +273,17 @@ class Page {
     try {
       const { models } = await this.wire.request({ type: "models" });
       this.settings.offer(models);
-      this.#controls();
+      this.#changed();
     } catch (error) {
       if (error.code !== "connection.lost") this.#notice(`${error.code}: ${error.message}`);
     }
   }
 
-  async #generate(turn) {
-    const made = commandOf(this.#turns, this.wire.welcome?.limits?.frame_bytes ?? FRAME_BYTES);
-    if (made === null) {
-      const message = "This prompt is longer than the server takes.";
-      this.#finish(turn, { code: "protocol.too_large", message, retryable: false });
-      return;
-    }
-    if (this.wire.state !== State.OPEN) return; // the next welcome sends it
-    turn.left_out = made.leftOut;
-    turn.sends += 1;
-    this.#save();
-    try {
-      const accepted = await this.wire.request(made.command);
-      if (turn !== this.#running) return this.#cancelStream(accepted.stream);
-      turn.phase = Phase.RUNNING;
-      turn.stream = newStream(accepted.stream, accepted.epoch);
-      // A repeated request gets the first reply again, and that one made another connection a reader.
-      if (turn.sends > 1) this.#subscribe();
-      if (turn.stopping) this.#cancel(turn);
-    } catch (error) {
-      if (error.code === "connection.lost" || turn !== this.#running) return;
-      this.#finish(turn, { code: error.code, message: error.message, retryable: error.retryable });
-    }
-    this.#changed();
-  }
-
-  async #cancel(turn) {
-    try {
-      await this.wire.request({ type: "cancel", stream: turn.stream.id });
-    } catch (error) {
-      // The next welcome cancels again; an error says that the answer goes on.
-      if (error.code === "connection.lost" || turn.phase === Phase.ENDED) return;
-      turn.stopping = false;
-      this.#notice(`It could not be stopped. ${error.code}: ${error.message}`);
-      this.#changed();
-    }
-  }
-
-  #cancelStream(stream) {
-    this.wire.send({ type: "cancel", stream });
-  }
-
-  async #subscribe() {
-    const stream = this.#running?.stream;
-    if (!stream) return;
-    stream.waiting = true;
-    const asked = (this.#asked = { stream: stream.id }); // answers to older questions do not count
-    try {
-      const answer = await this.wire.request({ type: "subscribe", ...position(stream) });
-      if (this.#asked !== asked) return;
-      this.#asked = null;
-      this.#onFrame(answer);
-    } catch (error) {
-      if (this.#asked !== asked) return;
-      this.#asked = null;
-      if (error.code !== "connection.lost") this.#streamFailed(error);
-    }
-  }
-
-  // ------------------------------------------------------------------ what comes from it
+  // ------------------------------------------------------------------ what comes from the server
 
   #onFrame(frame) {
-    const turn = this.#running;
-    const stream = turn?.stream ?? null;
-    if (frame.type === "error") {
-      if (stream !== null && frame.stream === stream.id) this.#streamFailed(frame);
-      else this.#onError(frame);
-      return;
-    }
-    if (stream === null || frame.stream !== stream.id) return;
-    if (this.#asked?.stream === stream.id) return; // the answer says where to go on
-    if (frame.type === "subscribed" || frame.type === "snapshot") this.#meter.catchUp(frame.tail ?? frame.upto);
-    if (apply(stream, frame) === Verdict.HOLE) this.#subscribe();
-    this.#meter.note(performance.now(), stream.pieces, stream.offset);
-    if (stream.end !== null) this.#finish(turn);
-    this.#draw();
+    if (frame.type === "error" && frame.stream === undefined && frame.session === undefined) this.#onError(frame);
+    else this.conversation.onFrame(frame);
   }
 
   #onError(frame) {
@@ -299,89 +294,146 @@ class Page {
     }
   }
 
-  /** The stream cannot be read.  If that passes, ask again; if not, keep the part that is here. */
-  #streamFailed({ code, message, retryable, retry_after_ms }) {
-    const turn = this.#running;
-    if (turn === null) return;
-    if (retryable) setTimeout(() => this.#subscribe(), (retry_after_ms ?? 0) + Math.random() * ASK_AGAIN_MS);
-    else this.#finish(turn, { code, message, retryable });
-    this.#changed();
+  /** A stream went on. */
+  #grown(frame) {
+    const stream = streamOf(this.session, frame.stream);
+    if (stream === null) return;
+    if (!this.#meters.has(stream.id)) this.#meters.set(stream.id, new Meter());
+    const meter = this.#meters.get(stream.id);
+    if (frame.type === "subscribed" || frame.type === "snapshot") meter.catchUp(frame.tail ?? frame.upto);
+    else if (frame.upto - frame.after > HISTORY_PIECES) meter.catchUp(frame.upto);
+    meter.note(performance.now(), stream.pieces, stream.offset);
+    this.#draw();
   }
 
-  #finish(turn, error = null) {
-    turn.phase = Phase.ENDED;
-    turn.error = error;
-    this.#meter.catchUp(0);
-    this.#changed();
-    const failure = error ?? turn.stream?.end?.error;
-    const how = failure ? `Failed. ${failure.message}` : turn.stopping ? "Stopped." : "The answer is complete.";
-    this.speaker.finish(answerOf(turn), how);
+  #made(id) {
+    history.replaceState(null, "", `#${id}`);
+    this.list.load();
+  }
+
+  #ended({ stream, reason, by, message }) {
+    if (message === null && by && by !== this.session.me) this.#notice(`${by} has removed a queued message.`);
+    this.#meters.delete(stream);
+    this.list.load();
+    if (stream !== this.#spoken) return;
+    this.#spoken = null;
+    const { session } = this;
+    const error = noteOf(session, stream).error;
+    const stopped = by && by !== session.me ? `Stopped by ${by}.` : "Stopped.";
+    const how = error ? `Failed. ${error.message}` : reason === "cancelled" ? stopped : "The answer is complete.";
+    this.speaker.finish(this.#answerOf(stream), how);
+  }
+
+  #gone(why) {
+    history.replaceState(null, "", location.pathname + location.search);
+    this.#notice(GONE[why] ?? why);
+    this.list.load();
   }
 
   // ------------------------------------------------------------------ what is shown
 
-  #rebuild() {
-    $("log").replaceChildren();
-    this.#views = [];
-    for (const turn of this.#turns) this.#addView(turn);
-    this.#changed();
-    if (this.#turns.length) this.end.goToEnd();
-  }
-
-  #addView(turn) {
-    const view = new TurnView(turn, () => this.#askAgain());
-    this.#views.push(view);
-    $("log").append(view.root);
-    // The one before can no longer be asked again.
-    if (this.#views.length > 1) this.#show(this.#views.length - 2);
-    this.#show(this.#views.length - 1);
-  }
-
-  #show(index) {
-    const turn = this.#turns[index];
-    const rate = this.#meter.perSecond(performance.now(), turn.stream?.pieces ?? 0);
-    this.#views[index].show(turn, { now: Date.now(), rate, isLast: index === this.#turns.length - 1 });
-  }
-
-  /** Something but the text changed: store it, and set the controls. */
+  /** Something but the text of an answer has changed. */
   #changed() {
-    this.#save();
+    this.#stale = true;
+    this.#path = this.conversation.path;
+    this.#listenTo(this.#path.at(-1)?.node);
     this.#controls();
     this.#draw();
   }
 
-  #controls() {
-    const running = this.#running !== null;
-    $("welcome").hidden = this.#turns.length > 0;
-    $("send").hidden = running;
-    $("send").disabled = this.settings.model === "";
-    $("stop").hidden = !running;
-    $("stop").disabled = this.#running?.stopping ?? false;
-    $("new-chat").disabled = this.#turns.length === 0;
-    clearInterval(this.#ticking);
-    if (running) this.#ticking = setInterval(() => this.#draw(), TICK_EVERY_MS);
+  /** Have the answer at the path's end read aloud, once it is under way. */
+  #listenTo(node) {
+    const state = node?.turn?.state;
+    if (state === Turn.RUNNING && node.key !== this.#spoken) {
+      this.#spoken = node.key;
+      this.speaker.begin(this.#answerOf(node.key).length);
+    } else if (state === Turn.WAITING && node.key === this.#spoken) {
+      this.#spoken = null;
+      this.speaker.finish(this.#answerOf(node.key), "A tool call waits.");
+    }
   }
 
-  /** Bring the last turn up to date with the next frame of the screen. */
+  #controls() {
+    const { session } = this;
+    const requests = this.conversation.requests;
+    const busy = this.#running.length > 0;
+    $("welcome").hidden = session !== null || requests.length > 0;
+    $("earlier").hidden = !session?.more;
+    $("send").disabled = this.settings.model === "";
+    $("composer").hidden = !this.#maySend && session.opened;
+    $("reads-only").hidden = !$("composer").hidden;
+    $("stop").hidden = !busy;
+    $("stop").disabled = this.conversation.stopping;
+    $("on-busy").hidden = !busy;
+    $("system-field").hidden = session !== null;
+    $("show-about").hidden = !session?.role;
+    this.#showTop();
+    this.about.show();
+    this.list.mark(session);
+    clearInterval(this.#ticking);
+    if (busy) this.#ticking = setInterval(() => this.#draw(), TICK_EVERY_MS);
+  }
+
+  #showTop() {
+    const { session } = this;
+    const title = session === null ? "New chat" : session.title || "Untitled";
+    $("title").textContent = title;
+    document.title = session?.title ? `${title} – Everstream` : "Everstream";
+    const users = session?.users ?? [];
+    const alone = (session?.members.length ?? 0) < 2 && users.length < 2 && (users[0]?.connections ?? 0) < 2;
+    $("presence").hidden = alone;
+    const people = users.map(({ id, name, connections }) => {
+      const chip = element("li", "", `${name || id}${connections > 1 ? ` ×${connections}` : ""}`);
+      chip.title = connections > 1 ? `${id}, on ${connections} devices` : id;
+      return chip;
+    });
+    $("presence").replaceChildren(...people);
+    const typing = this.conversation.typing;
+    const verb = typing.length > 1 ? "are" : "is";
+    $("typing").textContent = typing.length ? `${typing.join(", ")} ${verb} typing …` : "";
+  }
+
+  /** Bring the page up to date with the next frame of the screen. */
   #draw() {
     if (this.#drawing) return;
     this.#drawing = true;
     requestAnimationFrame(() => {
       this.#drawing = false;
-      const turn = this.#last;
-      if (turn === null) return;
-      this.#show(this.#turns.length - 1);
-      this.end.keep();
-      if (turn.phase === Phase.ENDED) return;
-      const now = performance.now();
-      this.speaker.follow(answerOf(turn), now);
-      if (now - this.#savedAt > SAVE_EVERY_MS) this.#save();
+      this.#show();
     });
   }
 
-  #save() {
-    this.#savedAt = performance.now();
-    save(sessionStorage, this.#turns);
+  #show() {
+    if (this.#stale) this.#showAll();
+    else this.log.grow();
+    if (this.#toEnd) this.end.goToEnd();
+    else this.end.keep();
+    if (this.session?.opened || this.conversation.requests.length) this.#toEnd = false;
+    if (this.#running.length === 0) return;
+    const now = performance.now();
+    if (this.#spoken !== null) this.speaker.follow(this.#answerOf(this.#spoken), now);
+    if (now - this.#savedAt < SAVE_EVERY_MS) return;
+    this.#savedAt = now;
+    this.conversation.save();
+  }
+
+  #showAll() {
+    this.#stale = false;
+    const { session } = this;
+    this.log.show(this.#path, this.conversation.requests, {
+      session,
+      several: (session?.members.length ?? 0) > 1,
+      maySend: session !== null && may(session, "send"),
+      mayApprove: session !== null && may(session, "approve"),
+      stopping: this.conversation.stopping,
+      rateOf: (stream) => this.#meters.get(stream?.id)?.perSecond(performance.now(), stream.pieces) ?? null,
+    });
+  }
+
+  #answerOf(stream) {
+    const held = streamOf(this.session, stream);
+    const message = this.session.messages.find(({ role, stream: by }) => role === "assistant" && by === stream);
+    return textOf(message?.content) || held?.text || held?.refusal || "";
   }
 
   #notice(text, action = "", act = () => this.#connectNow()) {
@@ -391,6 +443,12 @@ class Page {
     $("notice-action").hidden = action === "";
     $("notice-action").textContent = action;
   }
+}
+
+/** The session that the address names, or null. */
+function sessionInAddress() {
+  const id = location.hash.slice(1);
+  return /^s_[0-9a-z]+$/.test(id) ? id : null;
 }
 
 new Page();

@@ -1,117 +1,417 @@
-// The conversation as the page holds it: turns, each a prompt and the stream that answers it.
+// One open session, and what its viewer does in it.
 //
-// The server keeps the streams; the page keeps the conversation and sends it whole with each prompt.  It is stored in
-// sessionStorage, which is a tab's own and survives a reload: two tabs cannot write over each other.  A running turn is
-// stored with its stream as it stands (position and text together, so that they always fit each other), and goes on
-// from there.  When the store is full, the running stream is stored as "from the start": the server has all of it.
+// Everything that a lost connection can interrupt is a fact held here: the positions of the session and its streams, the
+// requests in the outbox, the turns that are to be stopped.  Every welcome takes up from those facts; so a network loss,
+// a server's restart and a reload of the page are the same case.
 //
-//   sending  --accepted-->  running  --stream_end, error-->  ended
-//      |  the request may have arrived or not: it is sent again with the same id, and starts nothing twice
+//   no session ("New chat") --first message: generate, accepted--> session.open --+
+//   an address with a session ------------------------------------> session.open --+--> entries, for as long as it is open
+//   a reload, a new connection: hello.resume with all positions ------------------+
+//
+// What is held changes by frames alone; nothing is shown as done before the server says so.
 
-import { newStream } from "./stream.js";
+import { loadChoices, loadTab, saveChoices, saveTab } from "./kept.js";
+import { commandOf, isPending, newRequest } from "./outbox.js";
+import { addHistory, busyTurns, isOwn, newSession, positions, readStreams, streamOf, take } from "./session.js";
+import { Verdict, newStream, position, startOver } from "./stream.js";
+import { isNewest, pathOf, treeOf } from "./tree.js";
+import { State } from "./wire.js";
 
-const STORAGE_KEY = "everstream.turns.1";
-const TURNS_MOST = 200;
-const FRAME_SPARE_BYTES = 4_096; // what a generate command holds beside its messages
+const HISTORY = 100; // messages that are asked for at a time
+const ASK_AGAIN_MS = 2_000; // at most this long until what failed for the moment is asked again
+const TYPING_STANDS_MS = 6_000;
+const FRAME_BYTES = 1_048_576; // until a welcome says otherwise
+const TOO_LONG = { code: "protocol.too_large", message: "This is longer than the server takes." };
+const LOST = "connection.lost";
 
-export const Phase = Object.freeze({ SENDING: "sending", RUNNING: "running", ENDED: "ended" });
+export class Conversation {
+  #wire;
+  #storage;
+  #on;
+  #outbox = [];
+  #choices = {};
+  #stopping = []; // turns that are to be stopped
+  #typing = new Map(); // user -> the timer that ends it
+  #asked = new Map(); // stream -> the newest subscribe without an answer
 
-/** A turn that was not sent yet. */
-export function newTurn(prompt, model, params) {
-  return {
-    request_id: randomId(),
-    prompt,
-    model,
-    params,
-    phase: Phase.SENDING,
-    sends: 0,
-    stopping: false,
-    asked_at: Date.now(),
-    stream: null,
-    error: null, // {code, message, retryable} of a turn that failed outside its stream
-    left_out: 0, // messages at the beginning of the conversation that no longer fitted into a command
-  };
-}
+  /**
+   * `on`: `changed()`, something is to be shown; `grown(frame)`, a stream went on; `made(id)`, the first message has made
+   * a session; `ended(frame)`, a turn is over; `gone(why)`, the session is closed to the viewer; `failed(text)`.
+   */
+  constructor({ wire, storage, on }) {
+    this.#wire = wire;
+    this.#storage = storage;
+    this.#on = on;
+    this.session = null;
+  }
 
-/** What the model said in `turn`, or "" when it said nothing. */
-export function answerOf(turn) {
-  return turn.stream === null ? "" : turn.stream.text || turn.stream.refusal;
-}
+  /** What the tab held, where the address still names it. */
+  restore(id) {
+    const { session, outbox, stopping } = loadTab(this.#storage);
+    this.#outbox = outbox;
+    this.#stopping = stopping;
+    if (id === null) return;
+    for (const request of outbox) request.left ||= request.session === null;
+    this.session = session?.id === id ? session : newSession(id);
+    this.#choices = loadChoices(this.#storage, id);
+  }
 
-/** Whether the turn is over without the whole answer: asking once more makes sense. */
-export function canAskAgain(turn) {
-  if (turn.phase !== Phase.ENDED) return false;
-  return turn.error !== null || turn.stream?.end?.reason !== "complete";
-}
+  get id() {
+    return this.session?.id ?? null;
+  }
 
-/**
- * The generate command of the last of `turns`.  A prompt that got no answer is left out, since models expect the
- * two to alternate; so are the oldest turns when all of them do not fit into `limitBytes`.  `leftOut` counts those
- * messages.  Null when not even the prompt fits.
- */
-export function commandOf(turns, limitBytes) {
-  const asked = turns.at(-1);
-  const pairs = turns
-    .slice(0, -1)
-    .filter((turn) => answerOf(turn) !== "")
-    .map((turn) => [
-      { role: "user", content: turn.prompt },
-      { role: "assistant", content: answerOf(turn) },
-    ]);
-  const sizes = pairs.map(sizeBytes);
-  const last = { role: "user", content: asked.prompt };
-  let room = limitBytes - FRAME_SPARE_BYTES - sizeBytes([last, asked.params]);
-  if (room < 0) return null;
-  let first = pairs.length;
-  while (first > 0 && sizes[first - 1] <= room) room -= sizes[--first];
-  const command = {
-    type: "generate",
-    request_id: asked.request_id,
-    model: asked.model,
-    messages: [...pairs.slice(first).flat(), last],
-    params: asked.params,
-  };
-  return { command, leftOut: 2 * first };
-}
+  get me() {
+    return this.#wire.welcome?.user?.id ?? this.session?.me ?? null;
+  }
 
-/** Store `turns`.  Never throws: a page that may not store anything still works until it is reloaded. */
-export function save(storage, turns) {
-  const kept = turns.slice(-TURNS_MOST);
-  const attempts = [
-    () => kept,
-    () => kept.map((turn) => (turn.phase === Phase.RUNNING ? readAgain(turn) : turn)),
-    () => kept.slice(-1).map((turn) => (turn.stream === null ? turn : readAgain(turn))),
-  ];
-  for (const attempt of attempts) {
+  get path() {
+    return this.session === null ? [] : pathOf(treeOf(this.session), this.#choices);
+  }
+
+  /** Requests of this session whose effect is not to be seen yet. */
+  get requests() {
+    return this.#outbox.filter((request) => request.session === this.id && !request.left && !request.reply?.seen);
+  }
+
+  get typing() {
+    return [...this.#typing.keys()];
+  }
+
+  get stopping() {
+    return this.session !== null && busyTurns(this.session).some(({ turn }) => this.#stopping.includes(turn));
+  }
+
+  save() {
+    saveTab(this.#storage, { session: this.session, outbox: this.#outbox, stopping: this.#stopping });
+  }
+
+  // ------------------------------------------------------------------ which session
+
+  /** Look at another session; null is a new one. */
+  open(id) {
+    if (id === this.id && id !== null) return;
+    this.#leave();
+    for (const request of this.#outbox) request.left ||= request.session === null;
+    if (id !== null) {
+      this.session = newSession(id, this.me);
+      this.#choices = loadChoices(this.#storage, id);
+      this.#fetch();
+    }
+    this.#changed();
+  }
+
+  #leave() {
+    if (this.session !== null) this.#wire.send({ type: "session.close", session: this.id });
+    this.session = null;
+    this.#choices = {};
+    this.#stopping = [];
+    this.#asked.clear();
+    for (const timer of this.#typing.values()) clearTimeout(timer);
+    this.#typing.clear();
+  }
+
+  async #fetch() {
+    const session = this.session;
+    const responses = readStreams(session).map(position);
+    await this.#ask(session, { type: "session.open", session: session.id, history: HISTORY, responses });
+  }
+
+  /** Ask where `place`, the session or one of its streams, goes on.  Only the newest answer counts. */
+  async #ask(place, command) {
+    if (this.#wire.state !== State.OPEN) return; // the next welcome asks
+    place.waiting = true;
+    const asked = {};
+    this.#asked.set(place.id, asked);
+    const isNow = () => this.#asked.get(place.id) === asked;
     try {
-      storage.setItem(STORAGE_KEY, JSON.stringify(attempt()));
-      return;
-    } catch {
-      // Full, or forbidden: try with less.
+      const answer = await this.#wire.request(command);
+      if (!isNow()) return;
+      this.#asked.delete(place.id);
+      this.onFrame(answer);
+    } catch (error) {
+      if (!isNow()) return;
+      this.#asked.delete(place.id);
+      if (error.code !== LOST) this.#unreadable(place, error);
     }
   }
-}
 
-/** The stored turns, or none. */
-export function load(storage) {
-  try {
-    const turns = JSON.parse(storage.getItem(STORAGE_KEY) ?? "[]");
-    return Array.isArray(turns) ? turns : [];
-  } catch {
-    return [];
+  #subscribe(place) {
+    if (place === this.session && !place.opened) return this.#fetch();
+    return this.#ask(place, { type: "subscribe", ...position(place) });
   }
-}
 
-/** The turn without its text: after a reload its stream is read from the start. */
-function readAgain(turn) {
-  return { ...turn, phase: Phase.RUNNING, stream: newStream(turn.stream.id, turn.stream.epoch) };
-}
+  /** It cannot be read.  If that passes, ask again; if not, a session is closed, and a stream is left as it is. */
+  #unreadable(place, { code, message, retryable, retry_after_ms }) {
+    if (retryable) {
+      const again = () => (place === this.session || streamOf(this.session ?? { streams: {} }, place.id) === place);
+      setTimeout(() => again() && this.#subscribe(place), (retry_after_ms ?? 0) + Math.random() * ASK_AGAIN_MS);
+    } else if (place === this.session) {
+      this.#gone(code.endsWith(".unknown") ? "unknown" : message);
+    } else {
+      delete this.session.streams[place.id];
+      this.#changed();
+    }
+  }
 
-function sizeBytes(value) {
-  return new TextEncoder().encode(JSON.stringify(value)).length;
-}
+  /** Read the page of messages before those that are here. */
+  async earlier() {
+    const session = this.session;
+    const before = session.messages[0]?.id;
+    const reply = await this.#try({ type: "session.history", session: session.id, before, limit: HISTORY });
+    if (reply === null || session !== this.session) return;
+    addHistory(session, reply);
+    this.#changed();
+  }
 
-function randomId() {
-  // crypto.randomUUID exists on secure origins only; a page served over plain HTTP in a local network is none.
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  // ------------------------------------------------------------------ the connection
+
+  /** The positions that `hello` resumes from. */
+  positions() {
+    if (!this.session?.opened) return [];
+    this.#asked.clear();
+    const resumed = positions(this.session);
+    for (const { stream } of resumed) (streamOf(this.session, stream) ?? this.session).waiting = true;
+    return resumed;
+  }
+
+  /** A welcome has come: take up what is unfinished. */
+  welcomed() {
+    const session = this.session;
+    if (session !== null) {
+      // Another token may have been entered, and what is held is how somebody else saw it.
+      const other = session.me !== null && session.me !== this.me;
+      session.me = this.me;
+      if (!session.opened || other) this.#fetch();
+    }
+    // The server has what it has accepted: it comes with the session.
+    this.#outbox = this.#outbox.filter((request) => request.reply === null || request.system);
+    for (const request of this.#outbox) {
+      if (isPending(request)) this.#send(request);
+      else if (request.system) this.#setSystem(request);
+    }
+    this.#stopAgain();
+    this.#changed();
+  }
+
+  onFrame(frame) {
+    const session = this.session;
+    if (session === null) return;
+    if (frame.type === "error") return this.#onError(frame);
+    if (frame.type === "typing" && frame.session === session.id) return this.#onTyping(frame);
+    const place = isOwn(session, frame) ? session : streamOf(session, frame.stream);
+    if (place === null || this.#asked.has(place.id)) return; // an answer on its way says where to go on
+    const verdict = take(session, frame);
+    if (verdict === Verdict.HOLE) this.#subscribe(place);
+    if (place !== session) return this.#on.grown(frame);
+    if (session.deleted) return this.#gone("deleted");
+    if (verdict === Verdict.IGNORED) return;
+    this.#settle(frame);
+    if (frame.type === "turn_end") this.#on.ended(frame);
+    this.#changed();
+  }
+
+  #onError(frame) {
+    if (frame.session === this.id || frame.stream === this.id) this.#unreadable(this.session, frame);
+    else if (streamOf(this.session, frame.stream)) this.#unreadable(streamOf(this.session, frame.stream), frame);
+  }
+
+  #onTyping({ user, typing }) {
+    clearTimeout(this.#typing.get(user));
+    this.#typing.delete(user);
+    const stop = () => this.#onTyping({ user, typing: false });
+    if (typing) this.#typing.set(user, setTimeout(stop, TYPING_STANDS_MS));
+    this.#changed();
+  }
+
+  /** What the session shows is no longer pending, and what has ended need not be stopped. */
+  #settle(frame) {
+    for (const { reply } of this.#outbox) if (reply !== null) reply.seen ||= this.#shows(reply, frame);
+    this.#outbox = this.#outbox.filter(({ reply, system }) => !reply?.seen || system);
+    const busy = new Set(busyTurns(this.session).map(({ turn }) => turn));
+    this.#stopping = this.#stopping.filter((turn) => busy.has(turn));
+  }
+
+  #shows({ stream }, frame) {
+    const { turns, messages } = this.session;
+    if (frame.type === "turn_end" && frame.stream === stream) return true;
+    return turns.some((turn) => turn.stream === stream) || messages.some((message) => message.stream === stream);
+  }
+
+  #gone(why) {
+    this.#leave();
+    this.#changed();
+    this.#on.gone(why);
+  }
+
+  #changed() {
+    this.save();
+    this.#on.changed();
+  }
+
+  // ------------------------------------------------------------------ sending
+
+  /** Say something behind the path that is looked at. */
+  say(content, chosen) {
+    const path = this.path;
+    const last = path.at(-1)?.node;
+    const parent = isNewest(path) ? undefined : last?.message?.id;
+    this.#post({ ...chosen, session: this.id, content, parent, choice: parent && last.key });
+  }
+
+  /** Say something else in place of `node`'s message: a branch beside it. */
+  edit({ above, message }, content, chosen) {
+    this.#post({ ...chosen, session: this.id, content, parent: message.parent, choice: above });
+  }
+
+  /** Have what `node` answers answered once more. */
+  regenerate({ above, message }, chosen) {
+    this.#post({ ...chosen, session: this.id, parent: message.parent, choice: above });
+  }
+
+  #post(fields) {
+    const request = newRequest(fields);
+    this.#outbox.push(request);
+    this.#send(request);
+    this.#changed();
+  }
+
+  /** Send what was refused once more, as a request of its own. */
+  postAgain(request, chosen) {
+    this.drop(request);
+    this.#post({ ...request, ...chosen });
+  }
+
+  drop(request) {
+    this.#outbox = this.#outbox.filter((other) => other !== request);
+    this.#changed();
+  }
+
+  async #send(request) {
+    const command = commandOf(request);
+    const size = new TextEncoder().encode(JSON.stringify(command)).length;
+    if (size >= (this.#wire.welcome?.limits?.frame_bytes ?? FRAME_BYTES)) request.error = TOO_LONG;
+    if (request.error !== null || this.#wire.state !== State.OPEN) return; // the next welcome sends it
+    request.sends += 1;
+    this.save();
+    try {
+      this.#accepted(request, await this.#wire.request(command));
+    } catch ({ code, message }) {
+      if (code === LOST) return;
+      request.error = { code, message };
+    }
+    this.#changed();
+  }
+
+  #accepted(request, { session, message, stream, epoch }) {
+    request.reply = { stream, seen: false };
+    if (request.session === null) {
+      if (request.left) this.#wire.send({ type: "unsubscribe", stream });
+      else if (this.session === null) this.#made(session);
+      request.session = session;
+      if (request.system) this.#setSystem(request);
+    }
+    if (request.session !== this.id) {
+      if (!request.system) this.drop(request);
+      return;
+    }
+    // It is read from its start from now on, also where it was being read already.
+    const held = streamOf(this.session, stream);
+    if (held === null) this.session.streams[stream] = newStream(stream, epoch);
+    else startOver(held, epoch);
+    if (request.choice !== undefined) this.choose(request.choice, request.content === undefined ? stream : message);
+    if (request.session === this.id && !this.session.opened) this.#fetch();
+    this.#settle({});
+  }
+
+  #made(id) {
+    this.session = { ...newSession(id, this.me), role: "owner" };
+    this.#choices = {};
+    this.#on.made(id);
+  }
+
+  async #setSystem(request) {
+    const reply = await this.#try({ type: "session.update", session: request.session, system: request.system });
+    if (reply !== null) this.drop(request);
+  }
+
+  /** Look at this branch below `above`. */
+  choose(above, key) {
+    this.#choices[above] = key;
+    saveChoices(this.#storage, this.id, this.#choices);
+    this.#changed();
+  }
+
+  // ------------------------------------------------------------------ the rest of what one may do
+
+  stop() {
+    if (this.session === null || this.stopping) return;
+    this.#stopping = busyTurns(this.session).map(({ turn }) => turn);
+    if (this.#stopping.length > 0) this.#cancel({ session: this.id });
+    this.#changed();
+  }
+
+  /** After a new welcome: only what was to be stopped, for something else may run by now. */
+  #stopAgain() {
+    if (this.session === null || this.#stopping.length === 0) return;
+    const busy = busyTurns(this.session);
+    if (busy.every(({ turn }) => this.#stopping.includes(turn))) this.#cancel({ session: this.id });
+    else for (const { turn, stream } of busy) if (this.#stopping.includes(turn)) this.#cancel({ stream });
+  }
+
+  async #cancel(what) {
+    if (this.#wire.state !== State.OPEN) return;
+    try {
+      await this.#wire.request({ type: "cancel", ...what });
+    } catch (error) {
+      // The next welcome cancels again; an error says that the answer goes on.
+      if (error.code === LOST) return;
+      this.#stopping = [];
+      this.#on.failed(`It could not be stopped. ${error.code}: ${error.message}`);
+      this.#changed();
+    }
+  }
+
+  removeQueued({ stream }) {
+    return this.#try({ type: "cancel", stream });
+  }
+
+  update(fields) {
+    return this.#try({ type: "session.update", session: this.id, ...fields });
+  }
+
+  addMember(user, role) {
+    return this.#try({ type: "member.add", session: this.id, user, role });
+  }
+
+  removeMember(user) {
+    return this.#try({ type: "member.remove", session: this.id, user });
+  }
+
+  approve(stream, call_id, approved) {
+    return this.#try({ type: "tool_approval", session: this.id, stream, approvals: [{ call_id, approved }] });
+  }
+
+  /** Give a result of a tool.  The last one is accepted with the stream that goes on. */
+  giveResult(stream, call_id, content, is_error) {
+    const results = [{ call_id, content, ...(is_error && { is_error }) }];
+    return this.#try({ type: "tool_result", session: this.id, stream, results });
+  }
+
+  exported(format) {
+    return this.#try({ type: "session.export", session: this.id, format });
+  }
+
+  type(typing) {
+    this.#wire.send({ type: "typing", session: this.id, typing });
+  }
+
+  /** The reply to a command that is not repeated by itself, or null where it failed: that is told. */
+  async #try(command) {
+    try {
+      return await this.#wire.request(command);
+    } catch (error) {
+      this.#on.failed(error.code === LOST ? "The connection was lost: try again." : `${error.code}: ${error.message}`);
+      return null;
+    }
+  }
 }

@@ -1,6 +1,6 @@
 // What the reader chose: the model and its parameters.  Kept in localStorage, for every tab and the next visit.
 
-import { element } from "./view.js";
+import { element } from "./text.js";
 
 const STORAGE_KEY = "everstream.settings.1";
 const SCRIPTED = "scripted/";
@@ -8,7 +8,7 @@ const KEY_HINT = "Only scripted models answer so far: they need no key and cost 
 
 // Field id -> name of the parameter, how it is read, and whether only scripted models know it.
 const FIELDS = {
-  system: { param: "system", read: (field) => field.value.trim() || undefined },
+  temperature: { param: "temperature", read: anyNumber },
   "max-tokens": { param: "max_tokens", read: wholeNumber },
   thinking: { param: "thinking", read: (field) => (field.checked && !field.disabled ? true : undefined) },
   tokens: { param: "tokens", read: wholeNumber, scripted: true },
@@ -29,7 +29,8 @@ export class Settings {
   #chosen;
   #models = [];
   #select = document.getElementById("model");
-  #fields = Object.fromEntries(Object.keys(FIELDS).map((id) => [id, document.getElementById(id)]));
+  // The system prompt is no parameter: a session has one of its own, and a new one gets this.
+  #fields = Object.fromEntries(["system", ...Object.keys(FIELDS)].map((id) => [id, document.getElementById(id)]));
 
   constructor(storage) {
     this.#storage = storage;
@@ -50,6 +51,11 @@ export class Settings {
   /** The chosen model's id, or "" when there is none to choose. */
   get model() {
     return this.#select.value;
+  }
+
+  /** What a new session is told first, or "". */
+  get system() {
+    return this.#fields.system.value.trim();
   }
 
   /** The parameters for the chosen model: those that were filled in and that it knows. */

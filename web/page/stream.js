@@ -1,4 +1,4 @@
-// One response stream as a reader holds it: a pure reducer.
+// One response stream as a reader holds it: a pure reducer.  Sessions (session.js) keep their place by the same rule.
 //
 // A stream is a list of entries; a reader's place in it is its position (epoch, offset).  A frame covers the half-open
 // range (after, upto].  At offset n a reader applies the frame with `after` = n, ignores one with `upto` <= n, and asks
@@ -63,21 +63,33 @@ export function apply(stream, frame) {
     if (frame.type === "subscribed") stream.waiting = false;
     return Verdict.NOTED;
   }
-  if (!isOffset(frame.upto)) return Verdict.IGNORED;
-  if (frame.type === "snapshot") {
+  if (frame.type === "snapshot" && isOffset(frame.upto)) {
     replace(stream, frame);
     return Verdict.REPLACED;
   }
-  if (!isOffset(frame.after) || frame.after >= frame.upto) return Verdict.IGNORED;
-  if (stream.waiting || stream.end !== null || frame.upto <= stream.offset) return Verdict.IGNORED;
-  if (frame.after !== stream.offset) {
-    stream.waiting = true;
-    return Verdict.HOLE;
-  }
-  stream.offset = frame.upto;
+  const verdict = stream.end === null ? advance(stream, frame) : Verdict.IGNORED;
+  if (verdict !== Verdict.APPLIED) return verdict;
   if (CONTENT.has(frame.type)) stream.pieces += frame.upto - frame.after;
   if (Object.hasOwn(ENTRIES, frame.type)) ENTRIES[frame.type](stream, frame); // an unknown entry still has its place
+  return verdict;
+}
+
+/** The rule of all streams: whether the entries of `frame` are the next ones of `place`, which then moves. */
+export function advance(place, frame) {
+  if (!isOffset(frame.upto) || !isOffset(frame.after) || frame.after >= frame.upto) return Verdict.IGNORED;
+  if (place.waiting || frame.upto <= place.offset) return Verdict.IGNORED;
+  if (frame.after !== place.offset) {
+    place.waiting = true;
+    return Verdict.HOLE;
+  }
+  place.offset = frame.upto;
   return Verdict.APPLIED;
+}
+
+/** Drop what is held: the stream is read from its start. */
+export function startOver(stream, epoch = null) {
+  clear(stream);
+  Object.assign(stream, { epoch, offset: 0, waiting: false, ttft_ms: null, end: null });
 }
 
 const ENTRIES = {
@@ -146,10 +158,10 @@ function endOf({ type, stream, after, upto, ...fields }) {
   return fields;
 }
 
-function growEpoch(stream, epoch) {
+export function growEpoch(stream, epoch) {
   if (isOffset(epoch) && (stream.epoch === null || epoch > stream.epoch)) stream.epoch = epoch;
 }
 
-function isOffset(value) {
+export function isOffset(value) {
   return Number.isSafeInteger(value) && value >= 0;
 }
