@@ -26,6 +26,7 @@ from everstream.runtime.hub import Feed
 
 BULK_ENTRIES = 64
 BULK_CHARS = 65_536  # in all 4 MiB: more than a socket takes whose peer does not read
+LEAST_SLEEP_S = 0.0005
 STAMP = re.compile(rb"@([0-9a-f]{15}) ")
 START = Position(0, 0)
 
@@ -73,7 +74,8 @@ class Metronome:
                 made += len(dues)
                 if dues:
                     yield [DeltaText(f"@{due_ns:015x} ") for due_ns in dues]
-                await asyncio.sleep(max(made / self.per_s - (time.monotonic_ns() - start_ns) / 1e9, 0.0005))
+                left_s = made / self.per_s - (time.monotonic_ns() - start_ns) / 1e9
+                await asyncio.sleep(max(left_s, LEAST_SLEEP_S))  # pause: until the next token is due
         yield (Finish("stop", Usage(1, self.tokens, self.tokens + 1, "provider")),)  # or they would be counted here
 
 
