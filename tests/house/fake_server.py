@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from websockets.asyncio.server import ServerConnection, serve
@@ -16,6 +16,7 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 Frame = dict[str, Any]
+AnyServer = TypeVar("AnyServer", bound="FakeServer")
 USAGE = {"input_tokens": 3, "output_tokens": 5, "total_tokens": 8, "source": "provider"}
 METRICS = {"ttft_ms": 120.0, "stream_ms": 900.0, "total_ms": 1020.0, "tokens_per_s": 5.6}
 
@@ -144,9 +145,12 @@ class FakeServer:
         for connection in list(self.connections):
             await connection.send(frame)
 
+    def connection(self, socket: ServerConnection) -> FakeConnection:
+        return FakeConnection(self, socket)
+
     async def handle(self, socket: ServerConnection) -> None:
         self.connected += 1
-        connection = FakeConnection(self, socket)
+        connection = self.connection(socket)
         self.connections.add(connection)
         try:
             await connection.run()
@@ -212,7 +216,8 @@ class FakeConnection:
             return [{"type": "error", **echo, **DENIED, "code": "auth.required"}]
         if kind == "hello":
             limits = {"heartbeat_ms": server.heartbeat_ms, "limits": server.limits}
-            first = {"type": "welcome", **echo, "protocol": 1, "connection": "c_1", "node": "n_1", **limits}
+            name = f"c_{server.connected}"
+            first = {"type": "welcome", **echo, "protocol": 1, "connection": name, "node": "n_1", **limits}
             return [first, *(self.located(place, {}) for place in command["resume"])]
         if kind == "generate":
             stream = server.stream_for(command)
@@ -239,13 +244,15 @@ class FakeConnection:
     def read(self, command: Frame, replies: list[Frame]) -> None:
         for reply in replies:
             if reply["type"] in ("accepted", "subscribed"):
-                stream = self.server.streams[reply["stream"]]
-                old = self._readers.pop(stream.name, None)
-                if old is not None:
-                    old.cancel()
-                self._readers[stream.name] = asyncio.create_task(self.follow(stream, reply.get("offset", 0)))
+                self.begin(self.server.streams[reply["stream"]], reply.get("offset", 0))
         if command["type"] == "unsubscribe":
             self._readers.pop(command["stream"]).cancel()
+
+    def begin(self, stream: FakeStream, offset: int) -> None:
+        old = self._readers.pop(stream.name, None)
+        if old is not None:
+            old.cancel()
+        self._readers[stream.name] = asyncio.create_task(self.follow(stream, offset))
 
     async def follow(self, stream: FakeStream, offset: int) -> None:
         while True:
@@ -255,17 +262,24 @@ class FakeConnection:
                     self.socket.transport.abort()
                     return
                 self.left -= 1
-                entry = stream.entries[offset]
-                await self.send({**entry, "stream": stream.name, "after": offset, "upto": offset + 1})
+                await self.entry(stream, stream.entries[offset], offset)
                 offset += 1
             if stream.ended:
                 return
             await grown.wait()
 
+    async def entry(self, stream: FakeStream, entry: Frame, offset: int) -> None:
+        await self.send({**entry, "stream": stream.name, "after": offset, "upto": offset + 1})
+
 
 @asynccontextmanager
 async def fake_server(port: int = 0) -> AsyncIterator[FakeServer]:
-    fake = FakeServer()
+    async with serving(FakeServer(), port) as fake:
+        yield fake
+
+
+@asynccontextmanager
+async def serving(fake: AnyServer, port: int = 0) -> AsyncIterator[AnyServer]:
     protocols = [Subprotocol("everstream.v1.json"), Subprotocol("everstream.v1.msgpack")]
     async with serve(
         fake.handle,
