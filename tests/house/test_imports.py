@@ -35,7 +35,7 @@ SOLE = {
 # A library that a few modules share, who do one thing together.
 SHARED = {
     "pydantic_settings": {"everstream.config", "everstream.settings"},
-    "redis": {f"everstream.store.{name}" for name in ("address", "server", "finder", "deployment", "valkey")},
+    "redis": {f"everstream.store.{name}" for name in ("address", "server", "finder", "deployment")},
 }
 # Commands of `everstream` that need little must start at once, so these load the rest when a command needs it.
 ENTRANCES = ("everstream.cli", "everstream.__main__")

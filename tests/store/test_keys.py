@@ -252,7 +252,8 @@ async def test_what_is_left_of_a_purged_stream_lasts_as_long_as_a_response(
         await commit(seat, Write(stream, epochs, 3, words("a"), False, "n_one"))
         await seat.store.follow(stream)
         await seat.store.mark_cancelled(stream)
-    assert await server.ask(f"HLEN es:{{p7}}:h:{stream}") == ["2"]
+    head = f"es:{{p7}}:h:{stream}"
+    assert await server.ask(f"HLEN {head}", f"HGET {head} e", f"HGET {head} s") == ["2", "9007199254740991:0", "1"]
 
 
 async def test_a_ranking_lasts_for_the_session_ttl_from_its_last_change(seat: Seat, server: StoreServer) -> None:
