@@ -8,6 +8,8 @@ All that is said in `client.py` and `reader.py` holds here.  What is different: 
 `frames()` its frames; both may be left and taken up again.  Frames are read ahead in the client's thread, so a
 stream's `position` is that of the last thing it has given, and not of what has come.
 
+Sessions have the same nouns: what `Session` has and is not written out here is asked by `SyncSession.call`.
+
 Every method may be called from any thread, one that runs an event loop included (which then stands still); a stream
 is iterated by one thread, and cancelled by whichever wants to.
 """
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -26,8 +28,10 @@ from everstream.portal import Iteration, Portal
 from everstream.reader import Position, Result, Step, Stream, TextWithdrawn
 from everstream.reconnect import Backoff
 from everstream.reducer import Frame
+from everstream.session_client import UNSET, OnBusy, Session, Unset
+from everstream.session_reducer import SessionState
 
-__all__ = ["Position", "Result", "SyncClient", "SyncStream", "TextWithdrawn"]
+__all__ = ["UNSET", "Position", "Result", "SyncClient", "SyncSession", "SyncStream", "TextWithdrawn"]
 
 T = TypeVar("T")
 
@@ -59,9 +63,12 @@ class _Thread:
         return self._portal.call(work)
 
     def steps(self, stream: Stream) -> Iteration[Step]:
+        return self.iterate(_Steps(stream))
+
+    def iterate(self, given: AsyncIterator[T]) -> Iteration[T]:
         if not self._portal.alive:
             raise ConnectionError("the client was closed")
-        return self._portal.iterate(_Steps(stream))
+        return self._portal.iterate(given)
 
     def close(self) -> None:
         self._portal.close()
@@ -108,6 +115,71 @@ class SyncStream:
         for step in self._steps:
             self.position = step.position
             yield step
+
+
+class SyncSession:
+    """One open session.  Its `state` grows in the client's thread: read it at once, or take what `path` gives."""
+
+    def __init__(self, thread: _Thread, session: Session) -> None:
+        self.id = session.id
+        self._thread = thread
+        self._session = session
+        self._events: Iteration[Frame] | None = None
+
+    @property
+    def state(self) -> SessionState:
+        return self._session.state
+
+    def path(self, leaf: str | None = None) -> list[Frame]:
+        """The messages of a branch, as they are now.  Raises KeyError for an unknown id."""
+
+        async def path() -> list[Frame]:
+            return self._session.path(leaf)
+
+        return self._thread.call(path())
+
+    def send(
+        self,
+        content: str | Sequence[Frame] | None,
+        *,
+        model: str | None = None,
+        parent: str | Unset | None = UNSET,
+        on_busy: OnBusy = "queue",
+        **more: Any,
+    ) -> SyncStream:
+        """As `Session.send`."""
+        asked = self._session.send(content, model=model, parent=parent, on_busy=on_busy, **more)
+        return SyncStream(self._thread, self._thread.call(asked))
+
+    def edit(self, message: str, content: str | Sequence[Frame], **more: Any) -> SyncStream:
+        """As `Session.edit`."""
+        return SyncStream(self._thread, self._thread.call(self._session.edit(message, content, **more)))
+
+    def regenerate(self, message: str, **more: Any) -> SyncStream:
+        """As `Session.regenerate`."""
+        return SyncStream(self._thread, self._thread.call(self._session.regenerate(message, **more)))
+
+    def stream(self, stream_id: str) -> SyncStream:
+        """As `Session.stream`.  Of one stream, one SyncStream should be read."""
+        return SyncStream(self._thread, self._thread.call(self._session.stream(stream_id)))
+
+    def cancel(self) -> list[Frame]:
+        """Stop what runs, from any thread.  Returns the fences."""
+        return self._thread.call(self._session.cancel())
+
+    def call(self, ask: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
+        """Ask anything else of the session: `session.call(lambda s: s.add_member("bob", "viewer"))`."""
+        return self._thread.call(ask(self._session))
+
+    def events(self) -> Iterator[Frame]:
+        """As `Session.events`; it may be left and taken up again."""
+        if self._events is None:
+            self._events = self._thread.iterate(self._session.events())
+        return iter(self._events)
+
+    def close(self) -> None:
+        """Read it no longer.  What runs goes on.  Idempotent."""
+        self._thread.call(self._session.close())
 
 
 class SyncClient:
@@ -188,6 +260,18 @@ class SyncClient:
         """As `Client.subscribe`.  Of one stream, one SyncStream should be read."""
         return self._stream(self._client.subscribe(stream, epoch, offset))
 
+    def create_session(self, **fields: Any) -> SyncSession:
+        """As `Client.create_session`."""
+        return self._session(self._client.create_session(**fields))
+
+    def open_session(self, place: str | Mapping[str, Any], *, history: int = 50) -> SyncSession:
+        """As `Client.open_session`."""
+        return self._session(self._client.open_session(place, history=history))
+
+    def sessions(self, *, limit: int = 50) -> Iterator[Frame]:
+        """As `Client.sessions`."""
+        return iter(self._thread.iterate(self._client.sessions(limit=limit)))
+
     def models(self) -> list[Frame]:
         """The models on offer, as the protocol has them.  Raises EverstreamError."""
         return self._thread.call(self._client.models())
@@ -201,12 +285,18 @@ class SyncClient:
         self._thread.call(self._client.authenticate(token))
 
     def _stream(self, asked: Coroutine[Any, Any, Stream]) -> SyncStream:
+        return SyncStream(*self._asked(asked))
+
+    def _session(self, asked: Coroutine[Any, Any, Session]) -> SyncSession:
+        return SyncSession(*self._asked(asked))
+
+    def _asked(self, asked: Coroutine[Any, Any, T]) -> tuple[_Thread, T]:
         try:
             thread = self._thread
         except ConnectionError:
             asked.close()
             raise
-        return SyncStream(thread, thread.call(asked))
+        return thread, thread.call(asked)
 
     @property
     def _thread(self) -> _Thread:

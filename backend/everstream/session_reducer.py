@@ -26,19 +26,17 @@ from everstream.reducer import Frame, Verdict, whole_number
 
 QUEUED, RUNNING, WAITING = "queued", "running", "waiting"
 PASSING = ("presence", "typing")  # frames about a session that are no entries, and may be lost
-ENTRIES = ("session", "member", "message", "turn_queued", "turn_start", "turn_end", "tool_start")
 
 
 def session_in(frame: Frame) -> str | None:
     """The session that a frame is about; None where it is about a response stream, or about neither.
 
-    In an entry of a session `stream` may be the response stream that it tells of, and `session` is its own.  The first
-    entry of a response stream, and replies, name a session beside the stream that they are about.
+    In an entry of a session `stream` may be the response stream that it tells of, and `session` is its own.  Of the
+    entries of a response stream only the first names a session; replies have no range.
     """
-    session = frame.get("session")
-    if isinstance(session, str) and ("stream" not in frame or frame.get("type") in ENTRIES):
+    session, stream = frame.get("session"), frame.get("stream")
+    if isinstance(session, str) and (stream is None or ("after" in frame and frame["type"] != "request_start")):
         return session
-    stream = frame.get("stream")
     return stream if isinstance(stream, str) and stream.startswith("s_") else None
 
 

@@ -140,6 +140,36 @@ def test_more_than_can_wait_comes_all_the_same(server: FakeServer) -> None:
         assert first + "".join(stream) == "".join(words)
 
 
+# --------------------------------------------------------------------------- sessions
+
+
+def test_a_session_is_spoken_in_from_plain_functions(gateway: Gateway) -> None:
+    with client_of(gateway) as client:
+        session = client.create_session(title="About", model="scripted/count")
+        assert "".join(session.send("hi", tokens=3, rate=0)) == count_text(3)
+        kinds = []
+        for event in session.events():
+            kinds.append(event["type"])
+            if event["type"] == "turn_end":
+                break
+        assert [kind for kind in kinds if kind != "presence"] == ["message", "turn_start", "message", "turn_end"]
+        first, reply = session.path()
+        assert (first["content"], reply["content"]) == ("hi", count_text(3))
+        assert session.regenerate(reply["id"], tokens=2, rate=0).result(WAIT_S).text == count_text(2)
+        edited = session.edit(first["id"], "ho", tokens=100_000, rate=100)
+        assert next(iter(session.stream(edited.id)))
+        assert [fence["stream"] for fence in session.cancel()] == [edited.id]
+        session.call(lambda s: s.update(title="Anew"))
+        assert [found["title"] for found in client.sessions()] == ["Anew"]
+        session.close()
+        assert "message" in [event["type"] for event in session.events()]  # to their end
+        assert list(session.events()) == []
+    with client_of(gateway) as client:
+        again = client.open_session(session.id, history=10)
+        assert again.state.title == "Anew"
+        assert len(again.path()) == 2
+
+
 # --------------------------------------------------------------------------- threads
 
 
