@@ -24,9 +24,9 @@ import msgspec
 import structlog
 
 from everstream import config
+from everstream.core.commands import Generate
 from everstream.core.errors import EverstreamError
 from everstream.core.events import Budget, Message, Request
-from everstream.core.protocol import Generate
 from everstream.library_result import Result
 from everstream.library_stream import CLOSE_S, CancelFlag, OnEvent, Stream, Tap
 from everstream.providers import tokenizer

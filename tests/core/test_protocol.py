@@ -11,22 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from everstream.core.commands import COMMANDS, Cancel, Generate, Hello, Ping, Subscribe
 from everstream.core.errors import FAULTS, EverstreamError
 from everstream.core.events import DeltaText, FirstToken, HeadersReceived, Params, RequestStart
 from everstream.core.log import Log
 from everstream.core.protocol import (
     BAD_FRAMES_MAX,
-    COMMANDS,
     Action,
-    Cancel,
     ClientProtocol,
     ConnectionState,
-    Generate,
-    Hello,
-    Ping,
     Refuse,
     Run,
-    Subscribe,
     error_of,
     snapshot_frame,
 )

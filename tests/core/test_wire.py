@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from tests.core.streams import EVENT, FRAME_INTEGERS, OF_KIND
 
 from everstream.core.events import EVENTS, DeltaText, Event, Mark
+from everstream.core.session_events import SESSION_EVENTS
 from everstream.core.wire import Encoding, decode, encode, encode_entry, pack_entry, unpack_entry
 
+SESSION = "s_00" + "a" * 26
 STREAM = "r_00" + "a" * 26
 LIMIT_BYTES = 1 << 20
 
@@ -33,7 +35,7 @@ def test_an_entry_comes_back_as_it_was_stored_with_the_mark_beside_it(event: Eve
 
 
 def test_every_kind_of_event_is_tested() -> None:
-    assert set(OF_KIND) == set(EVENTS)
+    assert set(OF_KIND) == {*EVENTS, *SESSION_EVENTS}
 
 
 @given(st.text(max_size=31))
@@ -47,7 +49,20 @@ def test_what_nobody_wrote_is_not_read() -> None:
             unpack_entry(packed)
 
 
-@given(EVENT, FRAME_INTEGERS, FRAME_INTEGERS)
+@given(st.one_of([OF_KIND[kind] for kind in SESSION_EVENTS]), FRAME_INTEGERS, FRAME_INTEGERS)
+def test_an_entry_of_a_session_names_it_and_keeps_the_stream_that_it_tells_of(
+    event: Event, after: int, upto: int
+) -> None:
+    said = encode_entry(Encoding.JSON, SESSION, after, upto, event)
+    json = decode(Encoding.JSON, said.decode(), LIMIT_BYTES)
+    assert json == decode(Encoding.MSGPACK, encode_entry(Encoding.MSGPACK, SESSION, after, upto, event), LIMIT_BYTES)
+    assert (json.pop("session"), json.pop("after"), json.pop("upto")) == (SESSION, after, upto)
+    assert len(json) + 3 == len(msgspec.json.decode(said, type=dict[str, msgspec.Raw]))
+    assert json.pop("stream") == getattr(event, "stream", SESSION)
+    assert json == {name: value for name, value in msgspec.to_builtins(event).items() if name != "stream"}
+
+
+@given(st.one_of([OF_KIND[kind] for kind in EVENTS]), FRAME_INTEGERS, FRAME_INTEGERS)
 def test_both_encodings_say_the_same(event: Event, after: int, upto: int) -> None:
     json = decode(Encoding.JSON, encode_entry(Encoding.JSON, STREAM, after, upto, event).decode(), LIMIT_BYTES)
     packed = decode(Encoding.MSGPACK, encode_entry(Encoding.MSGPACK, STREAM, after, upto, event), LIMIT_BYTES)

@@ -20,6 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
+from everstream.core.session_events import SESSION_EVENTS
 from everstream.gateway.auth import Authenticate
 from everstream.gateway.server import Server, uvicorn_config
 from everstream.gateway.websocket import Connections
@@ -30,6 +31,7 @@ from everstream.settings import Settings
 from everstream.store.memory import MemoryStore
 
 WAIT_S = 10.0
+OF_SESSIONS = {str(event.__struct_config__.tag) for event in SESSION_EVENTS}
 MESSAGES = [{"role": "user", "content": "hello"}]
 JSON, MSGPACK = "everstream.v1.json", "everstream.v1.msgpack"
 
@@ -98,7 +100,11 @@ class Client:
         assert isinstance(data, bytes) is self.packed
         frame: dict[str, Any] = msgpack.unpackb(data) if isinstance(data, bytes) else json.loads(data)
         self.frames.append(frame)
-        if "stream" in frame and frame["type"] != "error":
+        if frame["type"] == "ok" and "running" in frame:  # a session was opened
+            self.streams.setdefault(frame["session"], Held()).offset = frame["offset"]
+        if frame["type"] in OF_SESSIONS:
+            self.streams.setdefault(frame["session"], Held()).apply(frame)
+        elif "stream" in frame and frame["type"] != "error":
             self.streams.setdefault(frame["stream"], Held()).apply(frame)
         return frame
 
@@ -146,7 +152,7 @@ class Held:
     def apply(self, frame: dict[str, Any]) -> None:
         kind = frame["type"]
         if kind == "snapshot":
-            self.offset, self.text, self.end = frame["upto"], frame["text"], frame["end"]
+            self.offset, self.text, self.end = frame["upto"], frame.get("text", ""), frame.get("end")
             self.snapshots += 1
         elif "after" in frame:
             assert frame["after"] == self.offset, f"at {self.offset}: {frame}"

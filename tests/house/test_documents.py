@@ -14,10 +14,13 @@ import pytest
 from tests.house.tree import ROOT, documents, package_modules, told, tracked_texts
 
 from everstream.config import describe
+from everstream.core.commands import COMMANDS
 from everstream.core.errors import FAULTS
-from everstream.core.events import EVENTS
-from everstream.core.protocol import COMMANDS, SERVER_FRAMES
+from everstream.core.events import EVENTS as RESPONSE_EVENTS
+from everstream.core.protocol import SERVER_FRAMES
+from everstream.core.session_events import SESSION_EVENTS
 
+EVENTS = (*RESPONSE_EVENTS, *SESSION_EVENTS)
 PROTOCOL = "backend/PROTOCOL.md"
 REQUIRED = ("README.md", "CHANGELOG.md", "LICENSE", "backend/ARCHITECTURE.md", PROTOCOL)
 

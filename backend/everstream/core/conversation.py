@@ -318,7 +318,7 @@ class Conversation:
         run = [
             call
             for call in turn.calls.values()
-            if call.server and not call.approval and call.call_id not in turn.started | turn.results.keys()
+            if call.server and not call.approval and call.call_id not in {*turn.started, *turn.results}
         ]
         for call in run:
             self._say(ToolStart(turn.id, turn.stream, call.call_id, None))

@@ -12,128 +12,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 
+from everstream.core.commands import COMMANDS, Command, Id, Ping
 from everstream.core.errors import FAULTS, EverstreamError
-from everstream.core.events import Budget, ImagePart, Message, Params, Request, TextPart
-from everstream.core.log import Log, Position
+from everstream.core.log import Log
 from everstream.core.wire import Encoding, decode
 
 PROTOCOL_VERSION = 1
 BAD_FRAMES_MAX = 10  # in a row
-NAME_CHARS_MAX = 256
-
-Id = str | int | None
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_CHARS_MAX)]
-Offset = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class Resume(msgspec.Struct, frozen=True):
-    """A place in a stream that the client holds already."""
-
-    stream: Name
-    epoch: Offset | None = None
-    offset: Offset | None = None
-
-    @property
-    def position(self) -> Position:
-        return Position(self.epoch or 0, self.offset or 0)
-
-
-class Command(msgspec.Struct, frozen=True, kw_only=True):
-    id: Id = None
-
-
-class Hello(Command, frozen=True, kw_only=True):
-    token: str | None = None
-    client: str | None = None
-    resume: list[Resume] = []
-
-
-class Generate(Command, frozen=True, kw_only=True):
-    request_id: Name | None = None
-    model: Name | None = None
-    messages: list[Message] | None = None
-    session: Name | None = None
-    content: str | list[TextPart | ImagePart] | None = None
-    parent: Name | None = None
-    params: dict[str, Any] | None = None
-    budget: Budget | None = None
-    on_busy: Literal["queue", "interrupt", "reject", "parallel"] = "queue"
-
-    def request(self) -> Request:
-        """The generation asked for.  Raises EverstreamError `request.invalid`."""
-        if self.session is not None or self.content is not None:
-            raise EverstreamError(
-                "request.invalid", "this server keeps no sessions: send `messages`, the whole history"
-            )
-        if self.model is None:
-            raise EverstreamError("request.invalid", "`model` is missing")
-        provider, slash, name = self.model.partition("/")
-        if not (provider and slash and name):
-            raise EverstreamError("request.invalid", "`model` must be `provider/name`")
-        if not self.messages:
-            raise EverstreamError("request.invalid", "`messages` is missing or empty")
-        given = self.params or {}
-        known = {name: value for name, value in given.items() if name in Params.__struct_fields__}
-        try:
-            params = msgspec.convert(known, Params)
-        except msgspec.ValidationError as error:
-            raise EverstreamError("request.invalid", f"params: {error}") from error
-        extra = {name: value for name, value in given.items() if name not in known}
-        return Request(self.model, self.messages, params, extra, self.budget)
-
-
-class Cancel(Command, frozen=True, kw_only=True):
-    stream: Name | None = None
-    session: Name | None = None
-
-
-class Subscribe(Command, frozen=True, kw_only=True):
-    stream: Name
-    epoch: Offset | None = None
-    offset: Offset | None = None
-
-    @property
-    def position(self) -> Position:
-        return Position(self.epoch or 0, self.offset or 0)
-
-
-class Unsubscribe(Command, frozen=True, kw_only=True):
-    stream: Name
-
-
-class Auth(Command, frozen=True, kw_only=True):
-    token: str
-
-
-class Models(Command, frozen=True, kw_only=True):
-    pass
-
-
-class Ping(Command, frozen=True, kw_only=True):
-    """`fields` is all the client sent, to be sent back."""
-
-    fields: dict[str, Any] = {}
-
-
-COMMANDS: dict[str, type[Command]] = {
-    "hello": Hello,
-    "generate": Generate,
-    "cancel": Cancel,
-    "subscribe": Subscribe,
-    "unsubscribe": Unsubscribe,
-    "auth": Auth,
-    "models": Models,
-    "ping": Ping,
-}
 
 # Frames that a server sends and that are no entries of a stream.
 SERVER_FRAMES = (
     *("welcome", "ok", "accepted", "cancelled", "subscribed", "snapshot"),
-    *("error", "pong", "heartbeat", "goaway"),
+    *("error", "pong", "heartbeat", "goaway", "presence", "typing"),
 )
 
 

@@ -62,7 +62,7 @@ class Turn:
     answer: str | None = None  # the id of its last answer
     calls: dict[str, CallMade] = field(default_factory=dict)
     results: dict[str, str] = field(default_factory=dict)  # call_id -> the message with its result
-    started: set[str] = field(default_factory=set)  # calls that the server began to run
+    started: dict[str, str | None] = field(default_factory=dict)  # calls that the server began to run, and who let it
     served: bool = False  # the server has run a tool in it
 
     @property
@@ -224,7 +224,7 @@ class Session:
         elif isinstance(entry, ToolStart):
             turn = self.turns.get(entry.turn)
             if turn is not None:
-                turn.started.add(entry.call_id)
+                turn.started[entry.call_id] = entry.user
                 turn.served = True
         elif isinstance(entry, MemberChanged):
             if entry.role is None:
@@ -255,7 +255,7 @@ class Session:
             if message.tool_calls and message.reason is None:
                 turn.state = "waiting"
                 turn.calls = {call.call_id: call for call in message.tool_calls}
-                turn.results, turn.started = {}, set()
+                turn.results, turn.started = {}, {}
         elif message.role == "tool" and message.call_id is not None:
             turn.results[message.call_id] = message.id
 
@@ -283,7 +283,7 @@ class Session:
         turn.state = "running"
         turn.stream, turn.message, turn.left_out = entry.stream, entry.message, entry.left_out
         turn.streams.append(entry.stream)
-        turn.calls, turn.results, turn.started = {}, {}, set()
+        turn.calls, turn.results, turn.started = {}, {}, {}
         self._turn_of[entry.stream] = turn
 
     def _end(self, entry: TurnEnd) -> None:

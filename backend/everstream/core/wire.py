@@ -72,19 +72,33 @@ def encode(encoding: Encoding, frame: Any) -> bytes:
 
 def encode_entry(encoding: Encoding, stream: str, after: int, upto: int, event: Event) -> bytes:
     """The frame of one entry, or of several merged into `event`, that covers `(after, upto]`."""
+    if stream[0] == "s":
+        return _encode_session_entry(encoding, stream, after, upto, event)
     if encoding is Encoding.JSON:
         return b'%b,"stream":"%b","after":%d,"upto":%d}' % (_json.encode(event)[:-1], stream.encode(), after, upto)
+    return _packed(event, [("stream", stream), ("after", after), ("upto", upto)])
+
+
+def _encode_session_entry(encoding: Encoding, session: str, after: int, upto: int, event: Event) -> bytes:
+    """An entry of a session names that in `session`: in what tells of a turn, `stream` is the stream of its answer."""
+    fields: list[tuple[str, str | int]] = [("session", session), ("after", after), ("upto", upto)]
+    if "stream" not in event.__struct_fields__:
+        fields.insert(0, ("stream", session))
+    if encoding is Encoding.JSON:
+        return b"%b,%b" % (_json.encode(event)[:-1], _json.encode(dict(fields))[1:])
+    return _packed(event, fields)
+
+
+def _packed(event: Event, fields: list[tuple[str, str | int]]) -> bytes:
+    """The event's map, in MessagePack, with these fields behind its own."""
     body = _msgpack.encode(event)
-    keys = (body[0] & 0x0F) + 3
+    keys = (body[0] & 0x0F) + len(fields)
     if body[0] & 0xF0 != 0x80 or keys > _FIXMAP_MAX_KEYS:
         raise ValueError(f"{type(event).__name__} has too many fields to be a frame")
-    return b"%c%b\xa6stream%b\xa5after%b\xa4upto%b" % (
-        0x80 | keys,
-        body[1:],
-        _msgpack.encode(stream),
-        _msgpack.encode(after),
-        _msgpack.encode(upto),
-    )
+    parts = [bytes((0x80 | keys,)), body[1:]]
+    for name, value in fields:
+        parts += (_msgpack.encode(name), _msgpack.encode(value))
+    return b"".join(parts)
 
 
 def decode(encoding: Encoding, data: str | bytes, limit_bytes: int) -> dict[str, Any]:

@@ -13,34 +13,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import structlog
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from everstream.core import protocol
+from everstream.core import commands, protocol
+from everstream.core.commands import Command, Id
 from everstream.core.cursor import Cursor
 from everstream.core.errors import CLOSE_EXPIRED, CLOSE_TOO_SLOW, FAULTS, EverstreamError
 from everstream.core.log import Log, Position
 from everstream.core.order import Phase
-from everstream.core.protocol import ClientProtocol, Command, Id, Refuse, error_frame, error_of, reply
+from everstream.core.protocol import ClientProtocol, Refuse, error_frame, error_of
 from everstream.core.wire import Encoding
+from everstream.gateway.answering import Answering
 from everstream.gateway.auth import Authenticate
 from everstream.gateway.connections import Connections
+from everstream.gateway.conversing import OpenSessions
 from everstream.gateway.standing import Standing
 from everstream.gateway.transport import Outlet, outlet_of
 from everstream.runtime.ending import end
 from everstream.runtime.hub import Feed
 from everstream.runtime.idle import IdleClock
 from everstream.runtime.node import Node
+from everstream.runtime.presence import Person
 from everstream.settings import Settings
 
 logger = structlog.get_logger(__name__)
 
 FLUSH_BYTES_MAX = 256 * 1024  # of one turn, over all streams of the connection
 CLOSE_INTERNAL = 1011  # RFC 6455 section 7.4.1: the server failed; a client may come back
-START = Position(0, 0)
 
 
 class Connection:
@@ -65,7 +68,10 @@ class Connection:
         self.standing = Standing(
             websocket, authenticate, self._settings.hello_timeout_s, self._expires_soon, self._expired
         )
+        self.sessions = OpenSessions(self, node)
+        self._answering = Answering(self, node, connections, self.sessions)
         self._feeds: dict[Feed, None] = {}
+        self._brought: set[Feed] = set()  # sessions, and streams that came with them
         self._ready: dict[Feed, None] = {}
         self._flushing = False
         self._starting = 0  # streams asked for and not yet read
@@ -88,20 +94,21 @@ class Connection:
                 action = self._protocol.receive(data)
                 if isinstance(action, Refuse):
                     await self._refuse(action)
-                elif type(action.command) is not protocol.Hello or await self._admit(action.command):
+                elif type(action.command) is not commands.Hello or await self._admit(action.command):
                     await self._start(action.command)
         finally:
             hello.cancel()
             heartbeat.cancel()
             self.standing.end()
             self._outlet.shut()
+            self.sessions.end()
             for feed in self._feeds:
                 feed.detach(self)
             await end(self._tasks)
 
     @property
-    def _user(self) -> str:
-        return self.standing.principal.id
+    def user(self) -> Person:
+        return Person(self.standing.principal.id, self.standing.principal.name)
 
     async def _receive(self) -> str | bytes | None:
         message = await self._websocket.receive()
@@ -125,7 +132,7 @@ class Connection:
         if refusal is not None:
             self._spawn(self._refuse(refusal))
 
-    async def _admit(self, command: protocol.Hello) -> bool:
+    async def _admit(self, command: commands.Hello) -> bool:
         """Whether somebody may come in.  Nothing more is read until that is known: nobody does anything before."""
         try:
             await self.standing.admit(command.token)
@@ -203,10 +210,12 @@ class Connection:
         cursor = feed.cursors.get(self)
         if cursor is None:
             return []
+        if self.sessions.opened and feed in self.sessions.opened:
+            return self._take_of_session(feed, cursor)
         log = feed.log
         encoder = self._outlet.encoder
         if cursor.lost:
-            frames = [encoder.frame(self._snapshot(log))]
+            frames = [encoder.frame(self.snapshot(log))]
             cursor.offset, cursor.lost = log.committed, False
         elif cursor.offset < log.committed:
             frames = feed.take(cursor, encoder)
@@ -215,10 +224,24 @@ class Connection:
         if cursor.offset < log.committed:
             self._ready[feed] = None
         elif log.phase is Phase.ENDED and log.ended:  # nothing will ever follow
-            self._leave(feed)
+            self.leave(feed)
         return frames
 
-    def _snapshot(self, log: Log, command_id: Id = None) -> dict[str, Any]:
+    def _take_of_session(self, feed: Feed, cursor: Cursor) -> list[bytes]:
+        if not self.sessions.notice(feed):
+            return []
+        if cursor.lost:  # the place that it was at is no history any more: open it anew
+            self.soon(self.sessions.resume(feed.stream, Position(0, cursor.offset + 1), None, ()))
+            feed.detach(self)
+            return []
+        frames = feed.take(cursor, self._outlet.encoder) if cursor.offset < feed.log.committed else []
+        if cursor.offset < feed.log.committed:
+            self._ready[feed] = None
+        else:
+            self.sessions.shown(feed)
+        return frames
+
+    def snapshot(self, log: Log, command_id: Id = None) -> dict[str, Any]:
         self._node.counters.snapshots += 1
         return protocol.snapshot_frame(log, command_id)
 
@@ -237,6 +260,16 @@ class Connection:
             return
         self._spawn(self._answer(command))
 
+    def soon(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what nobody has asked for; what fails is said without an id."""
+        self._spawn(self._said(work))
+
+    async def _said(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except EverstreamError as error:
+            self.send(error_of(error))
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work, name=f"command of {self.id}")
         self._tasks.add(task)
@@ -244,130 +277,50 @@ class Connection:
 
     async def _answer(self, command: Command) -> None:
         try:
-            await _HANDLERS[type(command)](self, command)
+            await self._answering.answer(command)
         except EverstreamError as error:
             self.send(error_of(error, command.id))
         except Exception:
             logger.exception("a command failed", connection=self.id, command=type(command).__name__)
             self.send(error_frame("internal", "the server failed to carry this out", command.id))
 
-    async def _hello(self, command: protocol.Hello) -> None:
-        settings = self._settings
-        self.send(
-            reply(
-                "welcome",
-                command.id,
-                protocol=protocol.PROTOCOL_VERSION,
-                connection=self.id,
-                node=self._node.id,
-                user={"id": self._user, "name": self.standing.principal.name},
-                heartbeat_ms=settings.heartbeat_ms,
-                limits={
-                    "frame_bytes": settings.frame_bytes,
-                    "streams": settings.streams_per_connection,
-                    "commands": settings.commands_in_flight,
-                },
-            )
-        )
-        if self._node.draining:  # it came late, and is told what is left
-            leave_by = self._connections.leave_by
-            left_ms = settings.goaway_spread_ms if leave_by is None else int((leave_by - self._loop.time()) * 1000)
-            self.goaway(max(left_ms, 0), "draining")
-        await asyncio.gather(*(self._resume(place) for place in command.resume))
+    def presence(self, session: str, users: list[dict[str, Any]]) -> None:
+        self.send({"type": "presence", "session": session, "users": users})
 
-    async def _resume(self, place: protocol.Resume) -> None:
-        try:
-            await self._read(place.stream, place.position, None)
-        except EverstreamError as error:
-            self.send(error_of(error, stream=place.stream))
-
-    async def _generate(self, command: protocol.Generate) -> None:
-        request = command.request()
-        self._check_room()
-        self._starting += 1
-        try:
-            feed = await self._node.generate(request, self._user, command.request_id)
-        finally:
-            self._starting -= 1
-        self.send(reply("accepted", command.id, stream=feed.stream, epoch=feed.log.position(0).epoch))
-        self._attach(feed, START)
-
-    async def _cancel(self, command: protocol.Cancel) -> None:
-        if command.session is not None:
-            raise EverstreamError("session.unknown", "there is no such session")
-        if command.stream is None:
-            raise EverstreamError("request.invalid", "`stream` is missing")
-        offset = await self._node.cancel(command.stream, self._user)
-        self.send(reply("cancelled", command.id, streams=[{"stream": command.stream, "offset": offset}]))
-
-    async def _subscribe(self, command: protocol.Subscribe) -> None:
-        await self._read(command.stream, command.position, command.id)
-
-    async def _read(self, stream: str, seen: Position, command_id: Id) -> None:
-        """Answer with the reader's place and read on from there; or with a snapshot where the place is unknown."""
-        feed = await self._node.find_for(stream, seen, self._user)
-        if feed not in self._feeds:
-            self._check_room()
-        log = feed.log
-        if Cursor.at(log, seen).lost:
-            self.send(self._snapshot(log, command_id))
-            self._attach(feed, log.position(log.committed))
-            return
-        self.send(
-            reply(
-                "subscribed",
-                command_id,
-                stream=stream,
-                epoch=log.position(seen.offset).epoch,
-                offset=seen.offset,
-                tail=log.committed,
-                status=protocol.status_of(log),
-            )
-        )
-        self._attach(feed, seen)
-
-    async def _unsubscribe(self, command: protocol.Unsubscribe) -> None:
-        feed = self._node.hub.get(command.stream)
-        if feed is not None:
-            self._leave(feed)
-        self.send(reply("ok", command.id))
-
-    async def _auth(self, command: protocol.Auth) -> None:
-        await self.standing.renew(command.token)
-        self.send(reply("ok", command.id))
-
-    async def _models(self, command: protocol.Models) -> None:
-        self.send(reply("ok", command.id, models=await self._node.models()))
-
-    async def _ping(self, command: protocol.Ping) -> None:
-        self.send({"type": "pong"} | command.fields)
+    def typing(self, session: str, user: str, typing: bool) -> None:
+        self.send({"type": "typing", "session": session, "user": user, "typing": typing})
 
     # ------------------------------------------------------------------ subscriptions
 
-    def _check_room(self) -> None:
-        if len(self._feeds) + self._starting >= self._settings.streams_per_connection:
+    @contextlib.contextmanager
+    def room(self) -> Iterator[None]:
+        """Room for one more stream while it is being found.  Raises EverstreamError `limit.streams`."""
+        if len(self._feeds) - len(self._brought) + self._starting >= self._settings.streams_per_connection:
             raise EverstreamError("limit.streams", "this connection reads as many streams as it may")
+        self._starting += 1
+        try:
+            yield
+        finally:
+            self._starting -= 1
 
-    def _attach(self, feed: Feed, seen: Position) -> None:
+    def attach(self, feed: Feed, seen: Position, *, brought: bool = False) -> None:
         if self._closing:
             return
         self._feeds[feed] = None
+        if brought:
+            self._brought.add(feed)
         feed.attach(self, seen)
         if feed.log.ended:
             self.wake(feed)  # to leave again, where nothing is left to read
 
-    def _leave(self, feed: Feed) -> None:
+    def reads(self, feed: Feed) -> bool:
+        return feed in self._feeds
+
+    @property
+    def reading(self) -> list[Feed]:
+        return list(self._feeds)
+
+    def leave(self, feed: Feed) -> None:
         self._feeds.pop(feed, None)
+        self._brought.discard(feed)
         feed.detach(self)
-
-
-_HANDLERS: dict[type[Command], Any] = {
-    protocol.Hello: Connection._hello,
-    protocol.Generate: Connection._generate,
-    protocol.Cancel: Connection._cancel,
-    protocol.Subscribe: Connection._subscribe,
-    protocol.Unsubscribe: Connection._unsubscribe,
-    protocol.Auth: Connection._auth,
-    protocol.Models: Connection._models,
-    protocol.Ping: Connection._ping,
-}

@@ -68,7 +68,7 @@ class SessionTurns:
         self._tasks: set[asyncio.Task[None]] = set()
         self._watched: set[str] = set()
         self._stopped_by: dict[str, str] = {}  # by stream
-        self._running: set[tuple[str, str]] = set()  # turn and call of tools that run here
+        self._running: dict[tuple[str, str], asyncio.Task[None]] = {}  # tools, by turn and call
 
     @property
     def session(self) -> Session:
@@ -77,10 +77,11 @@ class SessionTurns:
     async def stop(self) -> None:
         await end(self._tasks)
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(self._guarded(work), name=f"{name} in {self.writer.feed.stream}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -101,7 +102,7 @@ class SessionTurns:
                 await self._recall(turn)
                 if turn.state == "running":
                     self._watch(turn.stream)
-                for call_id in turn.started - turn.results.keys():
+                for call_id in turn.started.keys() - turn.results.keys():
                     self._take_up(turn, turn.calls[call_id])
             await self.settle()
 
@@ -118,6 +119,9 @@ class SessionTurns:
             self._watch(entry.stream)
         elif isinstance(entry, TurnEnd):
             self.writer.asking.pop(entry.turn, None)
+            for (turn_id, _), running in self._running.items():
+                if turn_id == entry.turn:  # nobody waits for it any more
+                    running.cancel()
             feed = self._hub.get(entry.stream)
             if entry.message is None and feed is not None and feed.led and not feed.log.tail:
                 self._node.end_unbegun(feed, "cancelled")
@@ -265,7 +269,7 @@ class SessionTurns:
             tool = self._tools.get(name) if name in offered else None
             made.append(
                 CallMade(
-                    called.call_id or f"call_{called.index}",
+                    called.call_id or f"call_{turn.stream[-8:]}_{called.index}",
                     name,
                     called.arguments,
                     tool is not None,
@@ -278,14 +282,15 @@ class SessionTurns:
         """An earlier leader began to run a tool: run it again where that does no harm, or say that nobody knows."""
         tool = self._tools.get(call.name)
         if tool is not None and tool.repeatable:
-            self._run(turn, call, None)
+            self._run(turn, call, turn.started.get(call.call_id))
         else:
             self.writer.conversation.ran(turn, Given(call.call_id, OUTCOME_UNKNOWN, True), now_ms())
 
     def _run(self, turn: Turn, call: CallMade, approved_by: str | None) -> None:
         if (turn.id, call.call_id) not in self._running:
-            self._running.add((turn.id, call.call_id))
-            self.spawn(self._run_tool(turn, call, approved_by), f"the tool {call.name}")
+            running = self.spawn(self._run_tool(turn, call, approved_by), f"the tool {call.name}")
+            self._running[turn.id, call.call_id] = running
+            running.add_done_callback(lambda _: self._running.pop((turn.id, call.call_id), None))
 
     async def _run_tool(self, turn: Turn, call: CallMade, approved_by: str | None) -> None:
         context = ToolContext(self.writer.feed.stream, turn.id, call.call_id, turn.user, approved_by)
@@ -293,7 +298,6 @@ class SessionTurns:
         given = Given(call.call_id, outcome.content, outcome.is_error)
         while not await self._try(lambda: self._ran(turn.id, given)):
             pass
-        self._running.discard((turn.id, call.call_id))
 
     async def _ran(self, turn_id: str, given: Given) -> None:
         turn = self.session.turns.get(turn_id)
