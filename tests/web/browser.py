@@ -74,6 +74,13 @@ class Chat:
             self.page.click("#options summary")
 
     def ask(self, prompt: str) -> None:
+        """Send a prompt, and wait until its answer begins, or it is refused."""
+        before = self.turns
+        self.send(prompt)
+        refused = self.page.locator(".pending.failed")
+        wait_until(self.page, lambda: self.turns > before or refused.count() > 0)
+
+    def send(self, prompt: str) -> None:
         self.page.fill("#prompt", prompt)
         self.page.press("#prompt", "Enter")
 
@@ -83,18 +90,24 @@ class Chat:
 
     @property
     def turns(self) -> int:
-        return self.page.locator(".turn").count()
+        return self.page.locator(".reply").count()
 
     def answer(self, turn: int = -1) -> str:
-        """The answer's text as far as it is shown; the last turn's unless told otherwise."""
-        answer = self.page.locator(".turn").nth(turn).locator(".answer")
+        """The answer's text as far as it is shown; the last one's unless told otherwise."""
+        answer = self.page.locator(".reply").nth(turn).locator(".answer")
         return answer.text_content() or "" if answer.count() else ""
 
     def state(self, turn: int = -1) -> str | None:
-        return self.page.locator(".turn").nth(turn).get_attribute("data-state")
+        return self.page.locator(".reply").nth(turn).get_attribute("data-state")
 
     def figure(self, name: str, turn: int = -1) -> str:
-        return self.page.locator(".turn").nth(turn).locator(f"[data-figure={name}]").text_content() or ""
+        return self.page.locator(".reply").nth(turn).locator(f"[data-figure={name}]").text_content() or ""
+
+    def texts(self, selector: str) -> list[str]:
+        return self.page.locator(selector).all_text_contents()
+
+    def wait_texts(self, selector: str, texts: list[str], within_s: float = 20.0) -> None:
+        wait_until(self.page, lambda: self.texts(selector) == texts, within_s)
 
     def wait_answer(self, characters: int, within_s: float = 20.0) -> str:
         """Wait until the last answer has that many characters."""
@@ -115,7 +128,8 @@ class Line:
 
     Made before the page is opened.  `sent` holds all commands of the page, one list a connection.  `drop(frame)` is
     asked of every frame from the server: True loses it on the way.  `cut_after(command)` closes a connection as soon
-    as that command has gone through to the server.  While `broken`, no new connection comes about.
+    as that command has gone through to the server.  While `broken`, no new connection comes about.  `alter(command)`
+    may change a command on its way, so that a server gets what the page itself does not offer.
     """
 
     def __init__(self, page: Page) -> None:
@@ -123,6 +137,7 @@ class Line:
         self.drop: Callable[[dict[str, Any]], bool] = lambda frame: False
         self.cut_after: Callable[[dict[str, Any]], bool] = lambda command: False
         self.broken = False
+        self.alter: Callable[[dict[str, Any]], object] = lambda command: None
         self._routes: list[WebSocketRoute] = []
         page.route_web_socket("**/ws", self._connected)
 
@@ -149,7 +164,8 @@ class Line:
         def from_page(data: str | bytes) -> None:
             command = json.loads(data)
             sent.append(command)
-            server.send(data)
+            self.alter(command)
+            server.send(json.dumps(command))
             if self.cut_after(command):
                 route.close(code=1012, reason="cut by the test")
 

@@ -64,7 +64,7 @@ def _streaming(page: Page) -> None:
 
 def _stopped(page: Page) -> None:
     page.click("#stop")
-    page.wait_for_selector(".turn[data-state=cancelled]")
+    page.wait_for_selector(".reply[data-state=cancelled]")
 
 
 def _long(page: Page) -> None:
@@ -72,7 +72,7 @@ def _long(page: Page) -> None:
     _set(page, "#tokens", "600")
     page.fill("#prompt", "And at length?\nPlease take your time.")
     page.press("#prompt", "Enter")
-    page.wait_for_selector(".turn:last-child[data-state=complete]")
+    page.wait_for_selector(".reply:last-child[data-state=complete]")
     page.evaluate("document.querySelector('#scroller').scrollTop -= 400")
     page.wait_for_selector("#to-latest:not([hidden])")
 
@@ -82,7 +82,7 @@ def _failed(page: Page) -> None:
     _set(page, "#rate", "10000000000")
     page.fill("#prompt", "Too fast, please.")
     page.press("#prompt", "Enter")
-    page.wait_for_selector(".turn:last-child .failure:not([hidden])")
+    page.wait_for_selector(".pending .failure:not([hidden])")
 
 
 def _set(page: Page, field: str, value: str) -> None:

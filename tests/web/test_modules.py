@@ -150,7 +150,7 @@ SESSION = """
         }
     }
     const shown = ({turn, stream, model, message, user, state, ...more}) => {
-        const set = Object.entries(more).filter(([name, value]) => value && name !== "interrupt");
+        const set = Object.entries(more).filter(([name, value]) => value && !["interrupt", "behind"].includes(name));
         return {turn, stream, model, message, user, state, ...Object.fromEntries(set)};
     };
     // Of messages alone: an answer that is still coming may lie on another branch.
@@ -218,9 +218,15 @@ def test_a_choice_holds_below_its_parent_and_an_unknown_one_does_not_count(run: 
 
 
 def test_an_answer_that_is_still_coming_is_a_branch_beside_the_others(run: Run) -> None:
-    running = "session.turns = [{turn: 't', stream: 'r9', message: 'm1b', state: 'running'}];"
+    running = "session.turns = [{turn: 't', stream: 'r9', message: 'm1b', behind: 'a1c', state: 'running'}];"
     assert run(f"{TREE} {running} return keys(path({{}}))") == ["m1b 2/2", "r9 3/3"]
     assert run(f"{TREE} {running} return keys(path({{m1b: 'r4'}}))") == ["m1b 2/2", "r4 2/3"]
+
+
+def test_an_answer_that_is_still_coming_is_as_new_as_its_beginning(run: Run) -> None:
+    running = "session.turns = [{turn: 't', stream: 'r9', message: 'm2', behind: 'm2', state: 'running'}];"
+    assert run(f"{TREE} {running} return keys(path({{}}))") == ["m1b 2/2", "r4 2/2"]
+    assert run(f"{TREE} {running} return keys(path({{'': 'm1'}}))") == ["m1 1/2", "r1 1/1", "m2 1/1", "r2 1/2"]
 
 
 def test_what_hangs_on_a_message_that_is_not_loaded_is_a_path_of_its_own(run: Run) -> None:

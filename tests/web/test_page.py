@@ -123,10 +123,13 @@ def test_a_cut_connection_resumes_from_the_held_position(page: Page, server: Ser
     wait_until(page, lambda: len(line.sent) == 2)
     assert chat.wait_ended() == "complete"
     assert chat.answer() == counted(160)
-    (resumed,) = line.sent[1][0]["resume"]
+    session, stream = line.sent[1][0]["resume"]
     assert line.sent[1][0]["type"] == "hello"
-    assert resumed["offset"] > 10
-    assert line.commands("generate") == line.sent[0][-1:]
+    assert session["stream"].startswith("s_")
+    assert stream["stream"].startswith("r_")
+    assert stream["offset"] > 10
+    assert len(line.commands("generate")) == 1
+    assert len(line.commands("session.open")) == 1
 
 
 def test_a_lost_frame_is_asked_for_again(page: Page, server: ServerProcess) -> None:
@@ -205,29 +208,31 @@ def test_an_unauthorized_close_asks_for_a_token_and_sends_it(page: Page, server:
     assert "a token" not in page.url
 
 
-def test_the_whole_conversation_goes_with_each_prompt_until_a_new_chat(page: Page, server: ServerProcess) -> None:
+def test_only_what_is_new_goes_with_each_prompt_and_a_new_chat_is_another_session(
+    page: Page, server: ServerProcess
+) -> None:
     line = Line(page)
     chat = Chat(page, server.url)
     chat.choose("scripted/count", tokens=3, rate=0)
     for prompt in ("first", "second"):
         chat.ask(prompt)
         assert chat.wait_ended() == "complete"
+    first = page.url
     page.click("#new-chat")
-    assert chat.turns == 0
+    wait_until(page, lambda: chat.turns == 0)
     chat.ask("third")
     assert chat.wait_ended() == "complete"
-    messages = [[(m["role"], m["content"]) for m in command["messages"]] for command in line.commands("generate")]
-    assert messages == [
-        [("user", "first")],
-        [("user", "first"), ("assistant", "1 2 3"), ("user", "second")],
-        [("user", "third")],
-    ]
+    sent = [(command.get("session"), command["content"]) for command in line.commands("generate")]
+    assert sent == [(None, "first"), (first.partition("#")[2], "second"), (None, "third")]
+    page.go_back()
+    chat.wait_texts(".said .text", ["first", "second"])
+    assert page.url == first
 
 
 def test_options_travel_as_parameters_and_outlast_a_reload(page: Page, server: ServerProcess) -> None:
     line = Line(page)
     chat = Chat(page, server.url)
-    chat.choose("scripted/count", tokens=9, rate=0, max_tokens=5)
+    chat.choose("scripted/count", tokens=9, rate=0, max_tokens=5, temperature=0.5)
     page.click("#options summary")
     page.fill("#system", "Be brief.")
     page.click("#options summary")
@@ -237,9 +242,16 @@ def test_options_travel_as_parameters_and_outlast_a_reload(page: Page, server: S
     assert chat.wait_ended() == "complete"
     (command,) = line.commands("generate")
     assert command["model"] == "scripted/count"
-    assert command["params"] == {"system": "Be brief.", "max_tokens": 5, "tokens": 9, "rate": 0}
+    assert command["params"] == {"system": "Be brief.", "temperature": 0.5, "max_tokens": 5, "tokens": 9, "rate": 0}
     assert chat.answer() == counted(5)
     assert chat.figure("end") == "cut at the most tokens"
+    # The session keeps its system prompt from then on.
+    wait_until(page, lambda: line.commands("session.update") != [])
+    chat.ask("Again.")
+    assert chat.wait_ended() == "complete"
+    assert "system" not in line.commands("generate")[-1]["params"]
+    page.click("#show-about")
+    assert page.input_value("#about-system") == "Be brief."
 
 
 def test_thinking_is_folded_away_from_the_answer(chat: Chat) -> None:
@@ -256,15 +268,18 @@ def test_thinking_is_folded_away_from_the_answer(chat: Chat) -> None:
     assert thinking.locator(".text").is_visible()
 
 
-def test_a_failure_is_shown_with_its_code_and_message(chat: Chat) -> None:
+def test_a_refusal_is_shown_with_its_code_and_message_and_can_be_sent_again(chat: Chat) -> None:
     chat.choose("scripted/count", rate=10_000_000_000)
     chat.ask("Too fast.")
-    assert chat.wait_ended() == "failed"
-    failure = chat.page.locator(".failure")
+    failure = chat.page.locator(".pending .failure")
     assert failure.locator("code").text_content() == "request.invalid"
     assert "rate" in (failure.text_content() or "")
     chat.choose("scripted/count", tokens=3, rate=0)
-    assert chat.page.locator(".again").is_visible()
+    chat.page.click(".pending .again")
+    wait_until(chat.page, lambda: chat.turns == 1)
+    assert chat.wait_ended() == "complete"
+    assert chat.texts(".said .text") == ["Too fast."]
+    assert chat.texts(".pending") == []
 
 
 def test_enter_sends_and_shift_enter_breaks_the_line(chat: Chat) -> None:
@@ -293,7 +308,8 @@ def test_what_a_model_says_is_never_html(chat: Chat) -> None:
     assert chat.answer() == sample
     assert chat.page.locator("#log").locator("script, img, svg, a, iframe, b").count() == 0
     assert chat.page.evaluate("window.broken") is None
-    assert requested == []
+    # A new address has the browser look for the page's icon again.
+    assert [url for url in requested if not url.endswith("/assets/favicon.svg")] == []
 
 
 def test_the_page_speaks_to_its_own_server_only_and_keeps_to_its_policy(page: Page, server: ServerProcess) -> None:

@@ -134,8 +134,9 @@ def test_an_expired_token_is_asked_for_again_and_the_answer_goes_on(
     assert chat.wait_ended() == "complete"
     assert chat.answer() == counted(240)
     assert chat.answer().startswith(shown)
-    (resumed,) = line.commands("hello")[-1]["resume"]
-    assert resumed["offset"] > 0
+    session, stream = line.commands("hello")[-1]["resume"]
+    assert session["offset"] > 0
+    assert stream["offset"] > 0
     assert chat.errors == []
 
 

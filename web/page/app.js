@@ -45,6 +45,7 @@ const CONNECTION_LABELS = {
 class Page {
   #meters = new Map(); // stream -> Meter
   #spoken = null; // the stream that is read aloud
+  #heard = new Map(); // stream -> how much of it was there when the page came back
   #path = [];
   #drawing = false;
   #stale = true; // more than text has changed since the last drawing
@@ -76,7 +77,7 @@ class Page {
       on: {
         changed: () => this.#changed(),
         grown: (frame) => this.#grown(frame),
-        made: (id) => this.#made(id),
+        made: (id, stream) => this.#made(id, stream),
         ended: (frame) => this.#ended(frame),
         gone: (why) => this.#gone(why),
         failed: (text) => this.about.fail(text) || this.#notice(text),
@@ -87,6 +88,7 @@ class Page {
     this.list = new SessionList({ ask: (command) => this.wire.request(command), onDelete });
     this.about = new About({ conversation: this.conversation, onDelete });
     this.conversation.restore(sessionInAddress());
+    for (const { stream } of this.#running) this.#heard.set(stream, this.#answerOf(stream).length);
     this.#listen();
     this.#toEnd = true;
     this.#changed();
@@ -306,26 +308,22 @@ class Page {
     this.#draw();
   }
 
-  #made(id) {
+  #made(id, stream) {
+    this.#spoken = stream; // it may have ended before the session is open
+    this.speaker.begin();
     history.replaceState(null, "", `#${id}`);
     this.list.load();
   }
 
-  #ended({ stream, reason, by, message }) {
+  #ended({ stream, by, message }) {
     if (message === null && by && by !== this.session.me) this.#notice(`${by} has removed a queued message.`);
     this.#meters.delete(stream);
     this.list.load();
-    if (stream !== this.#spoken) return;
-    this.#spoken = null;
-    const { session } = this;
-    const error = noteOf(session, stream).error;
-    const stopped = by && by !== session.me ? `Stopped by ${by}.` : "Stopped.";
-    const how = error ? `Failed. ${error.message}` : reason === "cancelled" ? stopped : "The answer is complete.";
-    this.speaker.finish(this.#answerOf(stream), how);
   }
 
   #gone(why) {
     history.replaceState(null, "", location.pathname + location.search);
+    this.#spoken = null;
     this.#notice(GONE[why] ?? why);
     this.list.load();
   }
@@ -341,16 +339,24 @@ class Page {
     this.#draw();
   }
 
-  /** Have the answer at the path's end read aloud, once it is under way. */
+  /** Have the answer at the path's end read aloud, as it comes and to its end. */
   #listenTo(node) {
-    const state = node?.turn?.state;
-    if (state === Turn.RUNNING && node.key !== this.#spoken) {
-      this.#spoken = node.key;
-      this.speaker.begin(this.#answerOf(node.key).length);
-    } else if (state === Turn.WAITING && node.key === this.#spoken) {
+    const spoken = this.#spoken;
+    const turn = this.#running.find(({ stream }) => stream === spoken);
+    if (spoken !== null && this.session?.opened && turn?.state !== Turn.RUNNING) {
       this.#spoken = null;
-      this.speaker.finish(this.#answerOf(node.key), "A tool call waits.");
+      this.speaker.finish(this.#answerOf(spoken), turn ? "A tool call waits." : this.#endOf(spoken));
     }
+    if (node?.turn?.state !== Turn.RUNNING || node.key === this.#spoken) return;
+    this.#spoken = node.key;
+    this.speaker.begin(this.#heard.get(node.key) ?? 0);
+  }
+
+  #endOf(stream) {
+    const { by, error } = noteOf(this.session, stream);
+    if (error) return `Failed. ${error.message}`;
+    if (this.#messageOf(stream)?.reason !== "cancelled") return "The answer is complete.";
+    return by && by !== this.session.me ? `Stopped by ${by}.` : "Stopped.";
   }
 
   #controls() {
@@ -430,10 +436,13 @@ class Page {
     });
   }
 
+  #messageOf(stream) {
+    return this.session.messages.find((message) => message.role === "assistant" && message.stream === stream);
+  }
+
   #answerOf(stream) {
     const held = streamOf(this.session, stream);
-    const message = this.session.messages.find(({ role, stream: by }) => role === "assistant" && by === stream);
-    return textOf(message?.content) || held?.text || held?.refusal || "";
+    return textOf(this.#messageOf(stream)?.content) || held?.text || held?.refusal || "";
   }
 
   #notice(text, action = "", act = () => this.#connectNow()) {

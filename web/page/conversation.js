@@ -35,8 +35,8 @@ export class Conversation {
   #asked = new Map(); // stream -> the newest subscribe without an answer
 
   /**
-   * `on`: `changed()`, something is to be shown; `grown(frame)`, a stream went on; `made(id)`, the first message has made
-   * a session; `ended(frame)`, a turn is over; `gone(why)`, the session is closed to the viewer; `failed(text)`.
+   * `on`: `changed()`, something is to be shown; `grown(frame)`, a stream went on; `made(id, stream)`, the first
+   * message has made a session; `ended(frame)`, a turn is over; `gone(why)`, the session is closed to the viewer; `failed(text)`.
    */
   constructor({ wire, storage, on }) {
     this.#wire = wire;
@@ -306,7 +306,7 @@ export class Conversation {
     request.reply = { stream, seen: false };
     if (request.session === null) {
       if (request.left) this.#wire.send({ type: "unsubscribe", stream });
-      else if (this.session === null) this.#made(session);
+      else if (this.session === null) this.#made(session, stream);
       request.session = session;
       if (request.system) this.#setSystem(request);
     }
@@ -323,10 +323,10 @@ export class Conversation {
     this.#settle({});
   }
 
-  #made(id) {
+  #made(id, stream) {
     this.session = { ...newSession(id, this.me), role: "owner" };
     this.#choices = {};
-    this.#on.made(id);
+    this.#on.made(id, stream);
   }
 
   async #setSystem(request) {

@@ -4,7 +4,7 @@
 // what was shown is void and the answer begins anew.
 
 import { Figures } from "./figures.js";
-import { noteOf, streamOf, textOf } from "./session.js";
+import { Turn, noteOf, streamOf, textOf } from "./session.js";
 import { AnswerText, GrowingText, button, element } from "./text.js";
 import { ToolView } from "./tools.js";
 
@@ -192,7 +192,8 @@ export class ReplyView {
 /** "live", "waiting" (for results of tools), or how it ended.  A stream that is being read is shown to its end. */
 function stateOf({ message, turn }, stream) {
   if (message === null || (stream !== null && stream.offset > 0 && stream.end === null)) return "live";
-  return turn !== null ? "waiting" : (message.reason ?? "complete");
+  if (turn !== null) return turn.state === Turn.WAITING ? "waiting" : "live";
+  return message.reason ?? "complete";
 }
 
 /** What an answer says.  What was shown of it goes on growing when the message takes the stream's place. */

@@ -157,7 +157,8 @@ const ENTRIES = {
     session.turns = [...busyTurns(session).filter(({ turn }) => turn !== frame.turn), ...queue];
   },
   turn_start(session, frame) {
-    const started = turnOf(frame, Turn.RUNNING);
+    const behind = session.messages.at(-1)?.id; // when it started: after this message
+    const started = { ...turnOf(frame, Turn.RUNNING), behind };
     session.turns = [...session.turns.filter(({ turn }) => turn !== frame.turn), started];
     addStream(session, started);
   },

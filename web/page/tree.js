@@ -2,7 +2,8 @@
 //
 // Messages hang together by `parent`; an answer that is still coming hangs below the message that it answers.  Where a
 // node has several children the viewer's choice counts, and without one the child whose branch has the newest message:
-// so who chooses nothing always sees what was said last.  Choices are {key of the parent: key of the child}.
+// so who chooses nothing always sees what was said last.  An answer that is still coming is as new as its beginning.
+// Choices are {key of the parent: key of the child}.
 //
 // A node's key is its message's id; that of an answer is its stream's id, which it has before it is a message.  Nodes
 // whose parent was not loaded yet are a group of their own, named after that parent.
@@ -13,16 +14,21 @@ export const ROOT = "";
 
 /** The nodes of a session, {key, above, message or null, turn or null, newest}, and who follows whom. */
 export function treeOf(session) {
-  const keys = new Map(session.messages.map((message) => [message.id, keyOf(message)]));
-  const above = (parent) => (parent === null ? ROOT : (keys.get(parent) ?? `?${parent}`));
+  const places = new Map(session.messages.map((message, place) => [message.id, place]));
+  const above = (parent) => {
+    if (parent === null) return ROOT;
+    return places.has(parent) ? keyOf(session.messages[places.get(parent)]) : `?${parent}`;
+  };
   const turns = new Map(busyTurns(session).map((turn) => [turn.stream, turn]));
-  const nodes = session.messages.map((message) => {
+  const nodes = session.messages.map((message, place) => {
     const key = keyOf(message);
-    return { key, above: above(message.parent), message, turn: turns.get(key) ?? null };
+    return { key, above: above(message.parent), message, turn: turns.get(key) ?? null, newest: place };
   });
   const answered = new Set(nodes.map(({ key }) => key));
   for (const turn of turns.values()) {
-    if (!answered.has(turn.stream)) nodes.push({ key: turn.stream, above: above(turn.message), message: null, turn });
+    if (answered.has(turn.stream)) continue;
+    const newest = (places.get(turn.behind ?? turn.message) ?? -1) + 0.5;
+    nodes.push({ key: turn.stream, above: above(turn.message), message: null, turn, newest });
   }
   return { nodes, below: belowOf(nodes) };
 }
@@ -31,11 +37,11 @@ function keyOf(message) {
   return message.role === "assistant" && message.stream ? message.stream : message.id;
 }
 
-/** Children by the key of their parent.  A node's `newest` is the place of the last node in its branch. */
+/** Children by the key of their parent.  `newest` becomes the place of the newest node in a node's branch. */
 function belowOf(nodes) {
   const known = new Map(nodes.map((node) => [node.key, node]));
   const below = new Map();
-  for (const [place, node] of nodes.entries()) node.newest = place;
+  // A child stands behind its parent.
   for (const node of nodes.toReversed()) {
     const parent = known.get(node.above);
     if (parent !== undefined) parent.newest = Math.max(parent.newest, node.newest);
@@ -69,5 +75,5 @@ export function isNewest(path) {
 }
 
 function newestOf(nodes) {
-  return nodes.reduce((one, other) => (other.newest > one.newest ? other : one));
+  return nodes.reduce((one, other) => (other.newest >= one.newest ? other : one));
 }

@@ -1,0 +1,284 @@
+"""Sessions on the page, before a real server: lists and addresses, branches, queues, tools, exports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page
+from tests.server import ServerProcess
+from tests.web.browser import Chat, Line, counted, wait_until
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
+
+pytestmark = pytest.mark.browser
+
+
+def slow(chat: Chat, tokens: int = 400) -> None:
+    chat.choose("scripted/count", tokens=tokens, rate=40)
+
+
+def quick(chat: Chat, tokens: int = 3) -> None:
+    chat.choose("scripted/count", tokens=tokens, rate=0)
+
+
+def listed(chat: Chat) -> list[str]:
+    return [title.strip() for title in chat.texts("#sessions a")]
+
+
+# ------------------------------------------------------------------ the list and the address
+
+
+def test_a_chat_stands_in_the_list_under_its_first_words_and_opens_by_its_address(chat: Chat, page: Page) -> None:
+    quick(chat)
+    chat.ask("What is a lighthouse for?")
+    assert chat.wait_ended() == "complete"
+    wait_until(page, lambda: listed(chat)[:1] == ["What is a lighthouse for?"])
+    assert page.title() == "What is a lighthouse for? – Everstream"
+    other = page.context.new_page()
+    second = Chat(other, page.url)
+    second.wait_texts(".said .text", ["What is a lighthouse for?"])
+    assert second.answer() == counted(3)
+    assert second.errors == []
+
+
+def test_a_chat_is_renamed_for_every_device_and_deleted_after_a_question(chat: Chat, page: Page) -> None:
+    quick(chat)
+    chat.ask("To be renamed.")
+    assert chat.wait_ended() == "complete"
+    other = Chat(page.context.new_page(), page.url)
+    page.click("#show-about")
+    page.fill("#about-title-field", "Renamed")
+    page.click("#about-save")
+    wait_until(other.page, lambda: other.page.text_content("#title") == "Renamed")
+    wait_until(page, lambda: listed(chat)[0] == "Renamed")
+    page.locator("#sessions li").first.hover()
+    page.locator("#sessions .delete").first.click()
+    page.click("#confirm button[value=no]")
+    assert listed(chat)[0] == "Renamed"
+    page.locator("#sessions .delete").first.click()
+    page.click("#confirm-yes")
+    wait_until(page, lambda: "Renamed" not in listed(chat))
+    wait_until(other.page, lambda: "deleted" in other.page.inner_text("#notice"))
+    assert chat.turns == other.turns == 0
+    assert "#s_" not in page.url
+    assert chat.errors == other.errors == []
+
+
+def test_the_list_comes_a_page_at_a_time_and_newest_first(page: Page, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with ServerProcess(tmp_path_factory.mktemp("pages") / "data") as server:
+        server.start()
+        with connect(server.ws_url, subprotocols=[Subprotocol("everstream.v1.json")]) as other:
+            other.send(json.dumps({"type": "hello"}))
+            other.recv(timeout=10)
+            for number in range(52):
+                other.send(json.dumps({"type": "session.create", "title": f"chat {number}"}))
+                other.recv(timeout=10)
+        chat = Chat(page, server.url)
+        wait_until(page, lambda: len(listed(chat)) == 50)
+        assert listed(chat)[0] == "chat 51"
+        page.click("#more-sessions")
+        wait_until(page, lambda: len(listed(chat)) == 52)
+        assert listed(chat)[-1] == "chat 0"
+        assert not page.is_visible("#more-sessions")
+
+
+def test_an_address_that_names_nothing_says_so(chat: Chat, page: Page) -> None:
+    page.evaluate("location.hash = 's_00aaaaaaaaaaaaaaaaaaaaaaaaaa'")
+    wait_until(page, lambda: "does not exist" in page.inner_text("#notice"))
+    assert "#s_" not in page.url
+    quick(chat)
+    chat.ask("Nevertheless.")
+    assert chat.wait_ended() == "complete"
+
+
+def test_an_answer_goes_on_while_another_chat_is_looked_at(chat: Chat, page: Page) -> None:
+    slow(chat, tokens=120)
+    chat.ask("Count in the background.")
+    chat.wait_answer(20)
+    page.click("#new-chat")
+    wait_until(page, lambda: chat.turns == 0)
+    quick(chat)
+    chat.ask("Meanwhile.")
+    assert chat.wait_ended() == "complete"
+    page.locator("#sessions a", has_text="Count in the background.").click()
+    chat.wait_texts(".said .text", ["Count in the background."])
+    assert chat.wait_ended() == "complete"
+    assert chat.answer() == counted(120)
+
+
+def test_earlier_messages_are_loaded_when_they_are_asked_for(chat: Chat, page: Page) -> None:
+    quick(chat, tokens=1)
+    asked = 55
+    for number in range(asked):
+        chat.ask(f"number {number}")
+        assert chat.wait_ended() == "complete"
+    page.evaluate("sessionStorage.removeItem('everstream.tab.1')")
+    other = Chat(page.context.new_page(), page.url)
+    wait_until(other.page, lambda: len(other.texts(".said")) == 50)
+    other.page.click("#earlier")
+    wait_until(other.page, lambda: len(other.texts(".said")) == asked)
+    assert other.texts(".said .text")[0] == "number 0"
+    assert not other.page.is_visible("#earlier")
+
+
+# ------------------------------------------------------------------ branches
+
+
+def test_an_edit_and_a_regeneration_are_branches_and_the_choice_outlasts_a_reload(chat: Chat, page: Page) -> None:
+    quick(chat)
+    chat.ask("First.")
+    assert chat.wait_ended() == "complete"
+    page.click(".said .edit")
+    page.fill(".editing textarea", "First, better.")
+    page.press(".editing textarea", "Control+a")
+    page.fill(".editing textarea", "First, better.")
+    page.click(".editing button:not(.plain)")
+    chat.wait_texts(".said .text", ["First, better."])
+    chat.wait_texts(".said .branches span", ["2 / 2"])
+    assert chat.wait_ended() == "complete"
+    quick(chat, tokens=5)
+    page.click(".reply .again")
+    chat.wait_texts(".reply .branches span", ["2 / 2"])
+    wait_until(page, lambda: chat.answer() == counted(5))
+    assert chat.wait_ended() == "complete"
+    page.click(".reply .branches button[aria-label='Previous version']")
+    wait_until(page, lambda: chat.answer() == counted(3))
+    page.reload()
+    chat.wait_ready()
+    wait_until(page, lambda: chat.answer() == counted(3))
+    assert chat.texts(".reply .branches span") == ["1 / 2"]
+    page.click(".said .branches button[aria-label='Previous version']")
+    chat.wait_texts(".said .text", ["First."])
+    page.reload()
+    chat.wait_ready()
+    chat.wait_texts(".said .text", ["First."])
+    assert chat.texts(".said .branches span") == ["1 / 2"]
+
+
+def test_what_is_said_in_an_older_branch_goes_on_there(page: Page, server: ServerProcess) -> None:
+    line = Line(page)
+    chat = Chat(page, server.url)
+    quick(chat)
+    chat.ask("First.")
+    assert chat.wait_ended() == "complete"
+    quick(chat, tokens=5)
+    page.click(".reply .again")
+    chat.wait_texts(".reply .branches span", ["2 / 2"])
+    wait_until(page, lambda: chat.answer() == counted(5))
+    assert chat.wait_ended() == "complete"
+    page.click(".reply .branches button[aria-label='Previous version']")
+    wait_until(page, lambda: chat.answer() == counted(3))
+    chat.ask("Behind the older one.")
+    assert chat.wait_ended() == "complete"
+    assert chat.answer(0) == counted(3)
+    assert chat.texts(".said .text") == ["First.", "Behind the older one."]
+    first, again, behind = line.commands("generate")
+    assert "parent" not in first
+    assert "content" not in again
+    assert behind["parent"] != again["parent"]
+
+
+# ------------------------------------------------------------------ turns
+
+
+def test_what_is_sent_while_an_answer_runs_is_queued_and_can_be_removed(chat: Chat, page: Page) -> None:
+    slow(chat, tokens=100)
+    chat.ask("First.")
+    chat.wait_answer(10)
+    chat.send("Second.")
+    chat.wait_texts(".queued .text", ["Second."])
+    chat.send("Third.")
+    chat.wait_texts(".queued .text", ["Second.", "Third."])
+    page.locator(".queued .remove").first.click()
+    chat.wait_texts(".queued .text", ["Third."])
+    wait_until(page, lambda: chat.turns == 2)
+    assert chat.state(0) == "complete"
+    assert chat.answer(0) == counted(100)
+    assert chat.texts(".queued") == []
+    assert chat.wait_ended() == "complete"
+    assert chat.texts(".said .text") == ["First.", "Third."]
+
+
+def test_an_interruption_stops_what_runs_and_goes_first(chat: Chat, page: Page) -> None:
+    slow(chat)
+    chat.ask("Far.")
+    chat.wait_answer(20)
+    page.select_option("#on-busy", "interrupt")
+    quick(chat)
+    chat.ask("At once.")
+    assert chat.wait_ended() == "complete"
+    assert chat.state(0) == "cancelled"
+    assert chat.answer(1) == counted(3)
+
+
+def test_what_is_sent_beside_an_answer_runs_at_the_same_time_on_a_branch(chat: Chat, page: Page) -> None:
+    slow(chat)
+    chat.ask("Far.")
+    chat.wait_answer(20)
+    page.select_option("#on-busy", "parallel")
+    quick(chat)
+    chat.send("Beside.")
+    chat.wait_texts(".said .branches span", ["2 / 2"])
+    wait_until(page, lambda: chat.answer() == counted(3))
+    page.click(".said .branches button[aria-label='Previous version']")
+    chat.wait_texts(".said .text", ["Far."])
+    assert chat.state() == "live"
+    page.click("#stop")
+    assert chat.wait_ended() == "cancelled"
+
+
+def test_a_reload_in_mid_answer_keeps_the_queue(chat: Chat, page: Page) -> None:
+    slow(chat, tokens=120)
+    chat.ask("First.")
+    shown = chat.wait_answer(20)
+    chat.send("Second.")
+    chat.wait_texts(".queued .text", ["Second."])
+    page.reload()
+    chat.wait_ready()
+    assert chat.answer().startswith(shown)
+    assert chat.texts(".queued .text") == ["Second."]
+    wait_until(page, lambda: chat.turns == 2)
+    assert chat.wait_ended() == "complete"
+    assert (chat.answer(0), chat.answer(1)) == (counted(120), counted(120))
+
+
+# ------------------------------------------------------------------ tools and taking along
+
+
+def test_a_tools_result_is_typed_in_and_the_turn_goes_on(page: Page, server: ServerProcess) -> None:
+    line = Line(page)
+    call = {"name": "weather", "arguments": {"city": "Turin"}}
+    line.alter = lambda command: command["params"].update(tool_call=call) if command["type"] == "generate" else None
+    chat = Chat(page, server.url)
+    quick(chat)
+    chat.ask("What is it like out there?")
+    page.wait_for_selector(".reply[data-state=waiting]")
+    assert "weather" in (page.text_content(".tool-head") or "")
+    assert "Turin" in (page.text_content(".tool-arguments") or "")
+    page.fill(".tool-giving textarea", "rain")
+    page.click(".tool-giving button")
+    wait_until(page, lambda: chat.turns == 2)
+    assert chat.wait_ended() == "complete"
+    assert chat.texts(".tool-result summary") == ["Result (anonymous)"]
+    assert chat.texts(".tool-result pre") == ["rain"]
+    assert chat.errors == []
+
+
+def test_a_chat_is_taken_along_as_markdown_and_as_json(chat: Chat, page: Page) -> None:
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    quick(chat)
+    chat.ask("Count / to three.")
+    assert chat.wait_ended() == "complete"
+    page.click("#show-about")
+    contents = {}
+    for name in ("markdown", "json"):
+        with page.expect_download() as download:
+            page.click(f"#export-{name}")
+        contents[download.value.suggested_filename] = Path(download.value.path()).read_text("utf-8")
+    assert list(contents) == ["Count-to-three.md", "Count-to-three.json"]
+    assert "Count / to three." in contents["Count-to-three.md"]
+    assert [said["content"] for said in json.loads(contents["Count-to-three.json"])["messages"]][-1] == counted(3)
+    assert complaints == []
