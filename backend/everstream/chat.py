@@ -12,7 +12,8 @@ the program ends; with standard output no terminal, the answers alone go there, 
 
 A question or a file on the command line is the first turn.  It is answered and the program ends, unless it is to stay.
 
-The conversation is kept here and sent whole each time, so any server can answer the next line.
+The conversation is kept here and sent whole each time, so any server can answer the next line.  In a session the
+server keeps it, and only the line is sent.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
 from everstream.attachment import Unreadable, opening_turn
-from everstream.client import Client
+from everstream.client import UNSET, Client, Session
 from everstream.core.errors import EverstreamError
 from everstream.link import LinkState
 from everstream.reader import Stream
@@ -35,12 +36,13 @@ from everstream.showing import ENDINGS, Answer, figures
 from everstream.terminal import Lines, Page
 
 TURNS_MAX = 1000  # of the conversation kept; older ones are forgotten
+NEW_SESSION = "new"
 TRIES_MAX = 5  # to start an answer, where the server says that trying again can help
 RETRY_S = 0.5
 HELP = """\
 /model NAME   ask another model
 /models       what there is
-/new          forget the conversation
+/new          forget the conversation (in a session: begin anew in it)
 /help         this
 /quit         leave (also Ctrl-C or Ctrl-D)
 Ctrl-C while an answer runs stops it and keeps the part."""
@@ -49,8 +51,12 @@ Ctrl-C while an answer runs stops it and keeps the part."""
 class Chat:
     """One conversation, until the lines end."""
 
-    def __init__(self, client: Client, lines: Lines, page: Page, model: str, params: Frame) -> None:
+    def __init__(
+        self, client: Client, lines: Lines, page: Page, model: str, params: Frame, session: Session | None = None
+    ) -> None:
         self._client = client
+        self._session = session
+        self._anew = False  # the next line follows nothing
         self._lines = lines
         self._page = page
         self.model = model
@@ -159,27 +165,44 @@ class Chat:
 
         async def tell() -> None:
             with contextlib.suppress(EverstreamError, ConnectionError):
-                await stream.cancel()
+                if self._session is not None and stream.over:  # its turn waits for tools
+                    await self._session.cancel()
+                else:
+                    await stream.cancel()
 
         task = asyncio.create_task(tell())
         self._cancels.add(task)
         task.add_done_callback(self._cancels.discard)
 
     async def _ask(self) -> None:
-        stream = self._stream = await self._generate()
-        if self.stopped:
-            self._cancel(stream)
-        answer = Answer(self._page)
-        async for frame in stream:
-            self._page.frame(frame)
-            answer.show(frame, stream)
+        async for stream in self._rounds(await self._generate()):
+            self._stream = stream
+            if self.stopped:
+                self._cancel(stream)
+            answer = Answer(self._page)
+            async for frame in stream:
+                self._page.frame(frame)
+                answer.show(frame, stream)
+
+    async def _rounds(self, stream: Stream) -> AsyncIterator[Stream]:
+        """The streams of a turn: several, where tools are called in a session."""
+        if self._session is None:
+            yield stream
+            return
+        async for each in self._session.rounds(stream):
+            yield each
 
     async def _generate(self) -> Stream:
         tries = 0
         while True:
             tries += 1
             try:
-                return await self._client.generate(model=self.model, messages=self._messages, params=self._params)
+                if self._session is None:
+                    return await self._client.generate(model=self.model, messages=self._messages, params=self._params)
+                line, parent = self._messages[-1]["content"], None if self._anew else UNSET
+                stream = await self._session.send(line, model=self.model, parent=parent, params=self._params)
+                self._anew = False
+                return stream
             except EverstreamError as error:
                 if not error.retryable or tries >= TRIES_MAX:
                     raise
@@ -212,6 +235,7 @@ class Chat:
             return False
         if name == "/new":
             self._messages.clear()
+            self._anew = True
             self._page.note("a new conversation")
         elif name == "/model":
             self.model = rest.strip() or self.model
@@ -255,6 +279,7 @@ class Wish:
     stay: bool = False  # go on after the question
     tee: str | None = None
     frames: bool = False
+    session: str | None = None  # to go on in; NEW_SESSION makes one
 
 
 def main(wish: Wish) -> int:
@@ -304,12 +329,15 @@ async def _chat(wish: Wish, opening: str | None, page: Page) -> int:
             chat.link_changed(state)
 
     async with Client(wish.url, wish.token, on_state=on_state) as client:
-        model = wish.model or choose(await client.models())
+        session = await _session(client, wish)
+        model = wish.model or (session.state.model if session else None) or choose(await client.models())
         if model is None:
             page.note("no model is usable here: give one a key, or name one")
             return 1
         lines = Lines(sys.stdin.fileno())
-        chat = Chat(client, lines, page, model, wish.params)
+        if session is not None:
+            page.note(f"session {session.id}" + (f" · {session.state.title}" if session.state.title else ""))
+        chat = Chat(client, lines, page, model, wish.params, session)
         chats.append(chat)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, chat.interrupt)
@@ -318,6 +346,15 @@ async def _chat(wish: Wish, opening: str | None, page: Page) -> int:
         finally:
             loop.remove_signal_handler(signal.SIGINT)
             lines.close()
+
+
+async def _session(client: Client, wish: Wish) -> Session | None:
+    """Raises EverstreamError `session.unknown`."""
+    if wish.session is None:
+        return None
+    if wish.session == NEW_SESSION:
+        return await client.create_session(model=wish.model)
+    return await client.open_session(wish.session, history=1)
 
 
 async def _talk(chat: Chat, opening: str | None, page: Page, *, stay: bool) -> int:

@@ -178,6 +178,7 @@ def _chat(program: str, given: Sequence[str]) -> int:
         help="a text that goes before the question, or is the question where there is none; - is standard input; "
         "repeatable",
     )
+    parser.add_argument("--session", metavar="ID", help="go on in this session, which the server keeps; new makes one")
     parser.add_argument("--stay", action="store_true", help="go on talking after the question")
     parser.add_argument("--tee", metavar="FILE", help="add the answers to this file as they come")
     parser.add_argument("--json", action="store_true", help="write the frames of the answers, a line each")
@@ -198,7 +199,8 @@ def _chat(program: str, given: Sequence[str]) -> int:
 
     params = {**dict(asked.param), **({"system": asked.system} if asked.system else {})}
     token, question = asked.token or os.environ.get(TOKEN_ENV) or None, " ".join(asked.question).strip()
-    return talk(Wish(asked.url, asked.model, params, token, question, asked.file, asked.stay, asked.tee, asked.json))
+    shown = (asked.stay, asked.tee, asked.json, asked.session)
+    return talk(Wish(asked.url, asked.model, params, token, question, asked.file, *shown))
 
 
 def _local(program: str, given: Sequence[str]) -> int:

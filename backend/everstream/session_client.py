@@ -128,7 +128,7 @@ class Session(SessionReader):
             refused = error.code in ("request.invalid", "request.not_found")
             if not (again and refused and await self._has_results(name, [result["call_id"] for result in given])):
                 raise
-            return self._goes_on(name)
+            return self._follower(name)
         opened: Stream | None = reply.get("opened")
         return opened
 
@@ -150,13 +150,6 @@ class Session(SessionReader):
                 return False
             await asyncio.sleep(LOOK_S)
         return True
-
-    def _goes_on(self, stream: str) -> Stream | None:
-        """The stream behind this one in its turn."""
-        turn = self._streams[stream].turn if stream in self._streams else None
-        streams = list(self._streams)
-        later = streams[streams.index(stream) + 1 :] if turn is not None else []
-        return next((self._streams[name] for name in later if self._streams[name].turn == turn), None)
 
     # ------------------------------------------------------------------ the session itself
 

@@ -67,6 +67,7 @@ class SessionReader:
         self._typing: dict[str, float] = {}  # until when
         self._frames: deque[tuple[Frame, tuple[int | None, int]]] = deque()  # each with the place behind it
         self._behind = False
+        self._replaced_times = 0
         self._heeded = False  # somebody reads events
         self._left = False
         self._error: Exception | None = None
@@ -123,12 +124,43 @@ class SessionReader:
             elif self._error is not None:
                 raise self._error
             else:
-                self._news.clear()
-                await self._news.wait()
+                await self._hear()
 
     async def stream(self, stream_id: str) -> Stream:
         """The response stream of a turn: as it is being read where it runs, else read from its start."""
         return self._streams.get(stream_id) or await self._client.subscribe(stream_id)
+
+    async def rounds(self, stream: Stream) -> AsyncIterator[Stream]:
+        """The streams of a turn from this one on: where tools are called, the next one begins when their results are
+        there.  It ends with the turn.  Raises EverstreamError or ConnectionError where no more can come.
+        """
+        while True:
+            yield stream
+            end = (await stream.result()).end
+            if end.get("finish_reason") != "tool_calls":
+                return
+            replaced = self._replaced_times
+            while (follower := self._follower(stream.id)) is None:
+                told = self.state.answer_by(stream.id) is not None or replaced != self._replaced_times
+                if (told and stream.turn not in self.state.turns) or self.over:
+                    return
+                if self._left or self._error is not None:
+                    raise self._error or ConnectionError("the session is not read any more")
+                await self._hear()
+            stream = follower
+
+    def _follower(self, stream: str) -> Stream | None:
+        """The stream behind this one in its turn."""
+        turn, met = self._streams[stream].turn if stream in self._streams else None, False
+        for name, other in self._streams.items():
+            if met and turn is not None and other.turn == turn:
+                return other
+            met |= name == stream
+        return None
+
+    async def _hear(self) -> None:
+        self._news.clear()
+        await self._news.wait()
 
     # ------------------------------------------------------------------ for the client
 
@@ -181,6 +213,7 @@ class SessionReader:
         for item in frame.get("running") or ():
             if item.get("state", RUNNING) == RUNNING:
                 self.begin(Position(item["stream"], item.get("epoch")), item["turn"], item["message"])
+        self._replaced_times += 1
         self._frames.clear()
         self._behind = frame["type"] == "snapshot"
         if not self._behind:  # it was asked for, and whoever asked has the state

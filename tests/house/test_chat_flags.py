@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.house.chat_process import chat, piped, started
 from tests.house.fake_server import FakeServer, answer, end, fake_server, text, until
+from tests.house.fake_sessions import session_server
 
 from everstream.attachment import FILE_BYTES_MAX, Unreadable, opening_turn, text_of
 from everstream.cli import TOKEN_ENV, main
@@ -223,3 +224,26 @@ async def test_a_refused_token_is_said_in_one_line(server: FakeServer) -> None:
     code, out, aside = await asyncio.wait_for(piped(server, b"", "why?", "--token", "bad"), 20)
     assert (code, out) == (1, "")
     assert aside == "everstream: auth.denied: this token will not do\n"
+
+
+# --------------------------------------------------------------------------- sessions
+
+
+async def test_a_session_is_made_gone_on_in_and_begun_anew() -> None:
+    async with session_server() as server:
+        code, out, aside = await piped(server, b"", "--session", "new", "--model", "fake/one", "hi")
+        assert (code, out) == (0, "one two three\n")
+        assert "session s_1" in aside
+        code, out, _ = await piped(server, b"and then?\n/new\nagain\n", "--session", "s_1")
+        assert (code, out) == (0, "one two three\none two three\n")
+        path = server.sessions["s_1"].state().path()
+        assert [message["content"] for message in path] == ["again", "one two three"]
+        code, _, aside = await piped(server, b"", "--session", "s_9", "hi")
+        assert (code, "session.unknown" in aside) == (1, True)
+    sent = server.said("generate")
+    assert [(command["content"], command.get("parent", "behind")) for command in sent] == [
+        ("hi", "behind"),
+        ("and then?", "behind"),
+        ("again", None),
+    ]
+    assert not any("messages" in command for command in sent)

@@ -41,7 +41,9 @@ async def address() -> AsyncIterator[str]:
 async def people(address: str, *names: str) -> AsyncIterator[list[Client]]:
     async with AsyncExitStack() as stack, asyncio.timeout(WAIT_S):
         yield [
-            await stack.enter_async_context(Client(f"ws://{address}", name, backoff=Backoff(0.01, 0.05)))
+            await stack.enter_async_context(
+                Client(f"ws://{address}", name, "msgpack" if name == "eve" else "json", backoff=Backoff(0.01, 0.05))
+            )
             for name in names
         ]
 
@@ -136,6 +138,33 @@ async def test_results_of_a_clients_tools_carry_the_turn_on(address: str) -> Non
         await until(lambda: not session.state.turns)
         assert [m["role"] for m in session.path()] == ["user", "assistant", "tool", "assistant"]
         assert session.path()[2]["content"] == '{"seen":true}'
+
+
+async def test_the_rounds_of_a_turn_are_read_one_after_the_other(address: str) -> None:
+    tool = {"name": "look", "description": "", "parameters": {}}
+    async with people(address, "ann", "bob") as (ann, bob):
+        session = await ann.create_session(model=MODEL, members={"bob": "editor"})
+        other = await bob.open_session(session.id)
+        call = {"name": "look", "arguments": {}}
+        first = await session.send("look", tools=[tool], tool_call=call, **QUICK)
+        seen, given = [], None
+        async for stream in session.rounds(first):
+            result = await stream.result()
+            seen.append(result.finish_reason)
+            if result.tool_calls:
+                theirs = await other.stream(stream.id)
+                calls = (await theirs.result()).tool_calls
+                await until(lambda: other.state.answer_by(first.id))
+                given = await other.tool_result(theirs, {call["call_id"]: "six" for call in calls})
+        assert seen == ["tool_calls", "stop"]
+        assert given is not None
+        assert given.id == stream.id
+        stopped = await session.send("look", tools=[tool], tool_call=call, **QUICK)
+        rounds = session.rounds(stopped)
+        assert await anext(rounds) is stopped
+        await until(lambda: session.state.turns[stopped.turn or ""].state == "waiting")
+        await session.cancel()
+        assert [stream async for stream in rounds] == []
 
 
 async def test_another_process_goes_on_from_a_saved_place(address: str) -> None:
