@@ -5,8 +5,8 @@ which nobody asked for.  Whatever is first to name such a stream makes its `Stre
 caused it, the session's entry, the list of what runs in a reply or a snapshot, or the stream's own first entry, which
 says whose it is.  All of them find the same one.  What came before any of these is asked for again.
 
-Where a turn has ended and its stream has said nothing (it was over before this client came back), the stream is asked
-for too, a little later: entries of different streams come in no order.
+Where a turn has ended and its stream has said nothing, the stream is asked for too: at once where it was over before
+this client came back, else a little later, for entries of different streams come in no order.
 
 As a stream has two places, a session has: how far it has come (`state.position`), and how far the reader of `events`
 has (`position`).  The second is the one to save, where somebody reads events.
@@ -68,6 +68,7 @@ class SessionReader:
         self._frames: deque[tuple[Frame, tuple[int | None, int]]] = deque()  # each with the place behind it
         self._behind = False
         self._replaced_times = 0
+        self._past = 0  # what was said up to there was said before this connection
         self._heeded = False  # somebody reads events
         self._left = False
         self._error: Exception | None = None
@@ -183,10 +184,12 @@ class SessionReader:
             if kind == "turn_start":
                 self.begin(Position(frame["stream"]), frame["turn"], frame["message"])
             elif kind == "turn_end":
-                self._expect_end(frame["stream"])
+                self._expect_end(frame)
             elif self.over:
                 self._close_streams(None)
             self._give(frame)
+        elif kind == "subscribed":
+            self._past = int(frame.get("tail") or 0)
         elif verdict is Verdict.NOTED and kind in PASSING:
             if kind == "typing":
                 self._type(frame)
@@ -240,10 +243,14 @@ class SessionReader:
         for name in ended[: max(0, len(ended) - STREAMS_KEPT_MAX)]:
             del self._streams[name]
 
-    def _expect_end(self, name: str) -> None:
+    def _expect_end(self, frame: Frame) -> None:
         """A turn has ended.  Where its stream has said nothing, it may be that nobody is going to send it."""
-        stream = self._streams.get(name)
-        if stream is not None and not stream.state.offset:
+        stream = self._streams.get(frame["stream"])
+        if stream is None or stream.state.offset:
+            return
+        if frame["upto"] <= self._past:
+            self._client.ask_for(stream)
+        else:
             asyncio.get_running_loop().call_later(LATE_S, self._ask_late, stream)
 
     def _ask_late(self, stream: Stream) -> None:

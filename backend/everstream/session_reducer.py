@@ -204,6 +204,7 @@ class SessionState:
             self._waiting = True
             return Verdict.HOLE
         self.offset = upto
+        self._grow(frame.get("epoch"))
         self._enter(kind, frame)
         return Verdict.APPLIED
 
@@ -246,8 +247,6 @@ class SessionState:
                 self.role = frame.get("role")
         elif kind == "session":
             self._change(frame)
-        elif kind == "seam":
-            self._grow(frame.get("epoch"))
 
     def _change(self, frame: Frame) -> None:
         for name in ("title", "system", "model", "created"):

@@ -250,10 +250,13 @@ def test_pages_of_history_are_put_in_front_and_lengthen_the_path() -> None:
 
 
 def test_what_a_frame_is_about_is_told_by_its_own_names() -> None:
-    assert session_in({"type": "turn_start", "session": "s_1", "stream": "r_1"}) == "s_1"
+    place = {"session": "s_1", "after": 4, "upto": 5}
+    assert session_in({"type": "turn_start", "stream": "r_1", **place}) == "s_1"
+    assert session_in({"type": "message", "stream": "s_1", **place}) == "s_1"
+    assert session_in({"type": "of_a_later_version", "stream": "r_1", **place}) == "s_1"
+    assert session_in({"type": "request_start", "stream": "r_1", **place}) is None
     assert session_in({"type": "presence", "session": "s_1"}) == "s_1"
     assert session_in({"type": "snapshot", "stream": "s_1"}) == "s_1"
-    assert session_in({"type": "request_start", "session": "s_1", "stream": "r_1"}) is None
     assert session_in({"type": "accepted", "session": "s_1", "stream": "r_1"}) is None
     assert session_in({"type": "delta_text", "stream": "r_1"}) is None
     assert session_in({"type": "pong"}) is None

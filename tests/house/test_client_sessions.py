@@ -148,7 +148,7 @@ async def test_a_stream_whose_first_frame_says_nothing_is_asked_for_once_it_is_n
         assert (await stream.result()).text == "no start!"
 
 
-async def test_the_stream_of_a_turn_that_nobody_brought_is_asked_for(
+async def test_the_stream_of_a_turn_that_nobody_brought_is_asked_for_later(
     server: SessionServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("everstream.session_reader.LATE_S", 0.02)
@@ -159,6 +159,23 @@ async def test_the_stream_of_a_turn_that_nobody_brought_is_asked_for(
         server.turn(made, {"request_id": "q", "content": "hi"})
         await until(lambda: len(session.path()) == 2)
         assert (await (await session.stream("r_2")).result()).text == "one two three"
+
+
+async def test_a_turn_that_was_over_before_the_client_came_back_is_asked_for_at_once(
+    server: SessionServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("everstream.session_reader.LATE_S", 600)
+    async with client_of(server) as client:
+        made = server.new_session()
+        session = await client.open_session(made.name)
+        server.unbrought = {"r_2"}
+        server.close_with = [(4002, None)] * 3
+        server.drop_all()
+        server.turn(made, {"request_id": "q", "content": "hi"})
+        await until(lambda: len(session.path()) == 2)
+        stream = await session.stream("r_2")
+        assert (await stream.result()).text == "one two three"
+        assert stream.turn == "t_r_2"
 
 
 async def test_a_stream_that_is_read_no_longer_stays_away(server: SessionServer) -> None:
