@@ -62,7 +62,7 @@ class Chat:
         self.wait_ready()
 
     def wait_ready(self) -> None:
-        self.page.wait_for_selector("#model:not([disabled])", timeout=20_000)
+        self.page.wait_for_selector("#model:not([disabled])", state="attached", timeout=20_000)
 
     def choose(self, model: str, **options: float) -> None:
         """Choose a model and fill in the options that are named: `tokens`, `rate`."""

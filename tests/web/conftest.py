@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from tests.server import ServerProcess
 from tests.web.browser import Chat, chromium_path, launch_options
+from tests.web.people import SECRET
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,6 +43,14 @@ def page(browser: Browser) -> Iterator[Page]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with ServerProcess(tmp_path_factory.mktemp("web") / "data") as server:
+        yield server.start()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    env = {"EVERSTREAM_JWT_SECRET": SECRET, "EVERSTREAM_JWT_LEEWAY_S": "0"}
+    data = tmp_path_factory.mktemp("web") / "data"
+    with ServerProcess(data, args=["--auth", "keys,jwt"], env=env) as server:
         yield server.start()
 
 

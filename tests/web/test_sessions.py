@@ -48,6 +48,7 @@ def test_a_chat_is_renamed_for_every_device_and_deleted_after_a_question(chat: C
     chat.ask("To be renamed.")
     assert chat.wait_ended() == "complete"
     other = Chat(page.context.new_page(), page.url)
+    page.bring_to_front()  # one behind another is drawn once a second
     page.click("#show-about")
     page.fill("#about-title-field", "Renamed")
     page.click("#about-save")

@@ -5,29 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from typing import Any
 
-import jwt
 import pytest
 from playwright.sync_api import Browser, Page
 from tests.server import ServerProcess
-from tests.web.browser import Chat, Line, counted, wait_until
+from tests.web.browser import Line, counted, wait_until
+from tests.web.people import DIALOG, Visitor, signed
 
 pytestmark = pytest.mark.browser
 
-SECRET = "a secret of tests, which has more than thirty-two bytes"
-DIALOG = "#token-dialog[open]"
 EXPIRES_S = 4.0  # for a page to connect, and to be in the middle of an answer that takes as long
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    env = {"EVERSTREAM_JWT_SECRET": SECRET, "EVERSTREAM_JWT_LEEWAY_S": "0"}
-    data = tmp_path_factory.mktemp("web") / "data"
-    with ServerProcess(data, args=["--auth", "keys,jwt"], env=env) as server:
-        yield server.start()
 
 
 def everstream_key(server: ServerProcess, *arguments: str) -> Any:
@@ -42,39 +30,6 @@ def everstream_key(server: ServerProcess, *arguments: str) -> Any:
 def key(guarded: ServerProcess) -> str:
     made: str = everstream_key(guarded, "create", "--user", "ann")["key"]
     return made
-
-
-def signed(user: str, expires_in_s: float) -> str:
-    return jwt.encode({"sub": user, "exp": time.time() + expires_in_s}, SECRET, "HS256")
-
-
-class Visitor(Chat):
-    """Somebody at a page that asks for a token first."""
-
-    def __init__(self, page: Page, url: str, token: str) -> None:
-        self._first = token
-        self.console: list[str] = []
-        page.on("console", lambda message: self.console.append(message.text))
-        super().__init__(page, url)
-
-    def wait_ready(self) -> None:
-        token, self._first = self._first, ""
-        if token:
-            self.enter(token)
-        super().wait_ready()
-
-    def enter(self, token: str) -> None:
-        self.page.wait_for_selector(DIALOG)
-        self.page.fill("#token", token)
-        self.page.press("#token", "Enter")
-
-    @property
-    def asked(self) -> bool:
-        return self.page.locator(DIALOG).count() == 1
-
-    @property
-    def why(self) -> str:
-        return self.page.inner_text("#token-why")
 
 
 def test_a_key_is_asked_for_and_lets_in_and_stays_in_the_tab_alone(

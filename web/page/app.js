@@ -268,6 +268,9 @@ class Page {
   #forgotten() {
     this.wire.close();
     this.list.clear();
+    this.#spoken = null;
+    this.conversation.forget();
+    $("spoken").textContent = "";
     this.#notice("The token is forgotten.", "Connect again");
   }
 

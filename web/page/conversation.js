@@ -100,6 +100,15 @@ export class Conversation {
     this.#changed();
   }
 
+  /** Hold nothing any more of what the user has seen; the address stays. */
+  forget() {
+    const { id } = this;
+    this.#leave();
+    this.#outbox = [];
+    if (id !== null) this.session = newSession(id);
+    this.#changed();
+  }
+
   #leave() {
     if (this.session !== null) this.#wire.send({ type: "session.close", session: this.id });
     this.session = null;
