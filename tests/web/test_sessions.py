@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 from tests.server import ServerProcess
 from tests.web.browser import Chat, Line, counted, wait_until
 from websockets.sync.client import connect
@@ -144,7 +144,12 @@ def test_an_edit_and_a_regeneration_are_branches_and_the_choice_outlasts_a_reloa
     chat.wait_texts(".reply .branches span", ["2 / 2"])
     wait_until(page, lambda: chat.answer() == counted(5))
     assert chat.wait_ended() == "complete"
-    page.click(".reply .branches button[aria-label='Previous version']")
+    page.focus(".reply .branches button[aria-label='Previous version']")
+    page.keyboard.press("Enter")
+    wait_until(page, lambda: chat.answer() == counted(3))
+    page.keyboard.press("Enter")
+    wait_until(page, lambda: chat.answer() == counted(5))
+    page.keyboard.press("Enter")
     wait_until(page, lambda: chat.answer() == counted(3))
     page.reload()
     chat.wait_ready()
@@ -243,6 +248,101 @@ def test_a_reload_in_mid_answer_keeps_the_queue(chat: Chat, page: Page) -> None:
     wait_until(page, lambda: chat.turns == 2)
     assert chat.wait_ended() == "complete"
     assert (chat.answer(0), chat.answer(1)) == (counted(120), counted(120))
+
+
+def test_a_stop_that_the_network_has_eaten_is_told_again_and_stops_nothing_else(
+    page: Page, server: ServerProcess
+) -> None:
+    line = Line(page)
+    chat = Chat(page, server.url)
+    slow(chat)
+    chat.ask("Far.")
+    chat.wait_answer(20)
+    line.broken = True
+    line.cut()
+    chat.wait_connection("waiting")
+    page.click("#stop")
+    wait_until(page, lambda: chat.figure("end") == "stopping …")
+    page.reload()
+    page.wait_for_selector("#stop:not([hidden])")
+    assert page.is_disabled("#stop")
+    line.broken = False
+    assert chat.wait_ended() == "cancelled"
+    assert page.is_hidden("#stop")
+    slow(chat, tokens=20)
+    chat.ask("Near.")
+    assert chat.wait_ended() == "complete"
+
+
+def test_what_was_said_without_a_connection_is_sent_when_there_is_one_also_after_a_reload(
+    page: Page, server: ServerProcess
+) -> None:
+    line = Line(page)
+    chat = Chat(page, server.url)
+    quick(chat)
+    chat.ask("First.")
+    assert chat.wait_ended() == "complete"
+    line.broken = True
+    line.cut()
+    chat.wait_connection("waiting")
+    chat.send("Second.")
+    chat.wait_texts(".pending .text", ["Second."])
+    page.reload()
+    chat.wait_texts(".pending .text", ["Second."])
+    assert chat.texts(".said .text") == ["First."]
+    line.broken = False
+    wait_until(page, lambda: chat.turns == 2)
+    assert chat.wait_ended() == "complete"
+    assert chat.texts(".pending") == []
+    assert len(line.commands("generate")) == 2
+
+
+def test_a_killed_server_comes_back_with_the_queue_and_the_page_notices_nothing_else(
+    page: Page, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with ServerProcess(tmp_path_factory.mktemp("killed") / "data") as server:
+        server.start()
+        chat = Chat(page, server.url)
+        slow(chat, tokens=100)
+        chat.ask("First.")
+        shown = chat.wait_answer(40)
+        chat.send("Second.")
+        chat.wait_texts(".queued .text", ["Second."])
+        server.kill9()
+        chat.wait_connection("waiting")
+        server.start()
+        chat.wait_connection("open")
+        assert chat.answer(0).startswith(shown)
+        wait_until(page, lambda: chat.turns == 2, within_s=40)
+        assert chat.wait_ended() == "complete"
+        assert (chat.answer(0), chat.answer(1)) == (counted(100), counted(100))
+        assert chat.texts(".said .text") == ["First.", "Second."]
+        assert chat.errors == []
+
+
+def test_on_a_phone_the_list_is_a_drawer_that_keys_and_the_rest_of_the_screen_close(
+    browser: Browser, server: ServerProcess
+) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 640}, has_touch=True)
+    try:
+        page = context.new_page()
+        chat = Chat(page, server.url)
+        quick(chat)
+        chat.ask("On a phone, with a title that is longer than the screen is wide, and then some.")
+        assert chat.wait_ended() == "complete"
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
+        for close in (lambda: page.keyboard.press("Escape"), lambda: page.mouse.click(350, 300)):
+            assert not page.is_visible("#new-chat")
+            page.click("#show-drawer")
+            page.wait_for_selector("#new-chat", state="visible")
+            close()
+            page.wait_for_selector("#new-chat", state="hidden")
+        page.click("#show-drawer")
+        page.click("#new-chat")
+        page.wait_for_selector("#new-chat", state="hidden")
+        assert chat.turns == 0
+    finally:
+        context.close()
 
 
 # ------------------------------------------------------------------ tools and taking along

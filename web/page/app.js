@@ -136,8 +136,9 @@ class Page {
     window.addEventListener("pageshow", () => this.wire.wake());
     window.addEventListener("pagehide", () => this.conversation.save());
     document.addEventListener("visibilitychange", () => {
-      if (document.visibilityState === "visible") this.wire.wake();
-      else this.conversation.save();
+      if (document.visibilityState !== "visible") return this.conversation.save();
+      this.wire.wake();
+      this.list.load(); // others may have let us in meanwhile
     });
   }
 
@@ -374,6 +375,7 @@ class Page {
     $("stop").hidden = !busy;
     $("stop").disabled = this.conversation.stopping;
     $("on-busy").hidden = !busy;
+    if (!busy) $("on-busy").value = "queue";
     $("system-field").hidden = session !== null;
     $("show-about").hidden = !session?.role;
     this.#showTop();

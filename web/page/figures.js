@@ -5,6 +5,7 @@ import { element } from "./text.js";
 const END_LABELS = {
   cancelled: "stopped",
   interrupted: "interrupted: this is the part that was saved",
+  failed: "failed",
   budget: "stopped: the budget is used up",
 };
 const FINISH_LABELS = { length: "cut at the most tokens", content_filter: "cut by the provider's content filter" };

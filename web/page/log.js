@@ -14,12 +14,17 @@ export class LogView {
   #views = new Map(); // key -> view
   #shown = []; // the path's items that have a view
   #context = null;
+  #went = null; // {key, by}: the branch that the reader has just gone to
 
   /** Into `log` goes the path, into `coming` what is queued or sent.  `act` is what people can do, by name. */
   constructor({ log, coming, act }) {
     this.#log = log;
     this.#coming = coming;
-    this.#act = act;
+    const choose = (above, key, by) => {
+      this.#went = { key, by };
+      act.choose(above, key);
+    };
+    this.#act = { ...act, choose };
   }
 
   /** Show the path, and what is to come: the session has changed. */
@@ -42,6 +47,9 @@ export class LogView {
     }
     this.grow(() => true);
     this.#showComing(requests, context);
+    // The view that had the focus is gone with its branch.
+    if (this.#went !== null) this.#views.get(this.#went.key)?.branches.focus(this.#went.by);
+    this.#went = null;
   }
 
   /** Bring the answers up to date whose stream may have grown. */

@@ -10,12 +10,19 @@ import { ToolView } from "./tools.js";
 
 /** "2 / 3", with a button to each side, where a message has others beside it. */
 class Branches {
+  #item = null;
+
+  /** `onChoose(above, key, by)`: the one `by` places on is to be looked at. */
   constructor(onChoose) {
-    this.root = element("nav", "branches");
+    this.root = element("div", "branches");
+    this.root.setAttribute("role", "group");
     this.root.setAttribute("aria-label", "Versions");
     this.label = element("span", "");
     const step = (text, name, by) => {
-      const made = button("quiet", text, () => onChoose(this.item.siblings[this.item.place + by].key));
+      const made = button("quiet", text, () => {
+        const { node, siblings, place } = this.#item;
+        onChoose(node.above, siblings[place + by].key, by);
+      });
       made.setAttribute("aria-label", name);
       return made;
     };
@@ -25,12 +32,18 @@ class Branches {
   }
 
   show(item) {
-    this.item = item;
+    this.#item = item;
     const { siblings, place } = item;
     this.root.hidden = siblings.length < 2;
     this.label.textContent = `${place + 1} / ${siblings.length}`;
     this.before.disabled = place === 0;
     this.after.disabled = place === siblings.length - 1;
+  }
+
+  /** Go on where the reader was, who has just gone this way. */
+  focus(by) {
+    const [wanted, other] = by < 0 ? [this.before, this.after] : [this.after, this.before];
+    (wanted.disabled ? other : wanted).focus();
   }
 }
 
@@ -38,12 +51,12 @@ class Branches {
 export class SaidView {
   #node = null;
 
-  /** `act`: `choose(above, key)`, `edit(node, text)`. */
+  /** `act`: `choose(above, key, by)`, `edit(node, text)`. */
   constructor(act) {
     this.root = element("article", "said");
     this.author = element("h3", "author");
     this.text = element("div", "text");
-    this.branches = new Branches((key) => act.choose(this.#node.above, key));
+    this.branches = new Branches(act.choose);
     this.edit = button("quiet edit", "Edit", () => this.#beginEdit(act));
     this.foot = element("div", "foot");
     this.foot.append(this.branches.root, this.edit);
@@ -101,7 +114,7 @@ export class ReplyView {
   #revision = null;
   #parts = null;
 
-  /** `act`: `choose(above, key)`, `regenerate(node)`, `approve(…)`, `giveResult(…)`. */
+  /** `act`: `choose(above, key, by)`, `regenerate(node)`, `approve(…)`, `giveResult(…)`. */
   constructor(act) {
     this.act = act;
     this.root = element("article", "reply");
@@ -110,7 +123,7 @@ export class ReplyView {
     this.failure = element("p", "failure");
     this.failure.hidden = true;
     this.figures = new Figures();
-    this.branches = new Branches((key) => act.choose(this.#node.above, key));
+    this.branches = new Branches(act.choose);
     this.again = button("quiet again", "Regenerate", () => act.regenerate(this.#node));
     const foot = element("div", "foot");
     foot.append(this.figures.root, this.branches.root, this.again);
