@@ -367,7 +367,7 @@ class Client:
         stream, known = self._streams.get(name), name in self._streams
         if call is not None and call.awaited:
             start, turn, message = Position(name), frame.get("turn"), frame.get("message")
-            stream = whose.begin(start, turn, message) if whose is not None else self.begin(start)
+            stream = whose.begin(start, turn, message, wanted=True) if whose is not None else self.begin(start)
             if not known and call.sent > 1:
                 self.ask_for(stream)  # its entries may have gone to a connection that is no more
             call.finish({**frame, "opened": stream})

@@ -305,6 +305,11 @@ class Stream:
         """Whether all has been read that there will ever be."""
         return self.state.ended or self._over
 
+    @property
+    def left(self) -> bool:
+        """Whether its reader wanted no more of it."""
+        return self._left
+
     def _shorten(self) -> None:
         """Too many frames wait.  A state that is whole can stand for them; in place of another one they are merged."""
         if self._whole:

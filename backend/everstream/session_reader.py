@@ -129,7 +129,16 @@ class SessionReader:
 
     async def stream(self, stream_id: str) -> Stream:
         """The response stream of a turn: as it is being read where it runs, else read from its start."""
-        return self._streams.get(stream_id) or await self._client.subscribe(stream_id)
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.left:
+            stream = self._streams[stream_id] = await self._client.subscribe(stream_id)
+            turn, answer = self.state.turn_of(stream_id), self.state.answer_by(stream_id)
+            if turn is not None:
+                stream.turn, stream.message = turn.turn, turn.message
+            elif answer is not None:
+                stream.message = answer.get("parent")
+            self._prune()
+        return stream
 
     async def rounds(self, stream: Stream) -> AsyncIterator[Stream]:
         """The streams of a turn from this one on: where tools are called, the next one begins when their results are
@@ -196,10 +205,15 @@ class SessionReader:
             self._give(frame)
         return verdict
 
-    def begin(self, start: Position, turn: str | None = None, message: str | None = None) -> Stream:
-        """The stream of a turn of this session, whoever names it first."""
+    def begin(
+        self, start: Position, turn: str | None = None, message: str | None = None, *, wanted: bool = False
+    ) -> Stream:
+        """The stream of a turn of this session, whoever names it first.
+
+        One whose reader left is read again only where it is `wanted`.
+        """
         stream = self._streams.get(start.stream)
-        if stream is None:
+        if stream is None or (wanted and stream.left):
             stream = self._streams[start.stream] = self._client.begin(start)
             self._prune()
         stream.turn, stream.message = turn or stream.turn, message or stream.message
@@ -239,7 +253,7 @@ class SessionReader:
 
     def _prune(self) -> None:
         """Keep those streams that are being read, and the last of the others."""
-        ended = [name for name, stream in self._streams.items() if stream.over]
+        ended = [name for name, stream in self._streams.items() if stream.over or stream.left]
         for name in ended[: max(0, len(ended) - STREAMS_KEPT_MAX)]:
             del self._streams[name]
 

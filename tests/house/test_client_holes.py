@@ -47,3 +47,19 @@ async def test_what_comes_between_a_hole_and_its_answer_is_not_meant_for_us() ->
                 said = "".join([frame["text"] async for frame in stream if frame["type"] == "delta_text"])
             assert said == stream.state.text == "one two three"
             assert len(server.said("subscribe")) == 1
+
+
+async def test_a_position_that_is_named_while_hello_is_under_way_is_asked_for_behind_it() -> None:
+    async with fake_server() as server, client_of(server) as client:
+        first = await client.generate(**ASK)
+        await first.result()
+        held = server.hold["hello"] = asyncio.Event()
+        server.drop_all()
+        await until(lambda: len(server.said("hello")) == 2)
+        subscribing = asyncio.create_task(client.subscribe(first.id, 7, 2))
+        await asyncio.sleep(0)
+        held.set()
+        stream = await subscribing
+        async with asyncio.timeout(20):
+            assert "".join([piece async for piece in stream.text_deltas()]) == " two three"
+    assert server.said("hello")[1]["resume"] == []

@@ -190,6 +190,21 @@ async def test_a_stream_that_is_read_no_longer_stays_away(server: SessionServer)
         server.finish(server.sessions[session.id], stream.id)
         await until(lambda: len(session.path()) == 2)
         assert stream.state.offset == 2
+        again = await session.stream(stream.id)  # now it is wanted
+        assert (await again.result()).text == "one two three"
+        assert again.message == stream.message
+
+
+async def test_a_repeated_request_brings_back_a_stream_that_was_left(server: SessionServer) -> None:
+    server.allowed = 2
+    async with client_of(server) as client:
+        session = await client.create_session()
+        stream = await session.send("hi", request_id="q")
+        await stream.unsubscribe()
+        again = await session.send("hi", request_id="q")
+        assert (again.id, again.turn) == (stream.id, stream.turn)
+        server.finish(server.sessions[session.id], stream.id)
+        assert (await again.result()).text == "one two three"
 
 
 async def test_ended_streams_are_kept_within_bounds(server: SessionServer) -> None:

@@ -159,6 +159,19 @@ async def test_the_rounds_of_a_turn_are_read_one_after_the_other(address: str) -
         assert seen == ["tool_calls", "stop"]
         assert given is not None
         assert given.id == stream.id
+        # Who comes to a turn that waits has its stream, and what follows.
+        waiting = await session.send("look", tools=[tool], tool_call=call, **QUICK)
+        await until(lambda: session.state.turns[waiting.turn or ""].state == "waiting")
+        async with people(address, "eve") as (eve,):
+            await session.add_member("eve", "editor")
+            later = await eve.open_session(session.id)
+            [turn] = later.state.turns.values()
+            seen = []
+            async for stream in later.rounds(await later.stream(turn.stream)):
+                seen.append((await stream.result()).finish_reason)
+                if turn.stream == stream.id:
+                    assert await session.tool_result(waiting, {turn.missing[0]: "six"})
+            assert seen == ["tool_calls", "stop"]
         stopped = await session.send("look", tools=[tool], tool_call=call, **QUICK)
         rounds = session.rounds(stopped)
         assert await anext(rounds) is stopped
