@@ -229,6 +229,37 @@ async def test_a_refused_token_is_said_in_one_line(server: FakeServer) -> None:
 # --------------------------------------------------------------------------- sessions
 
 
+async def test_an_answer_that_waits_for_tools_goes_on_or_is_stopped_with_its_turn() -> None:
+    async with session_server() as server:
+        calls = [{"call_id": "c_1", "name": "look", "arguments": "{}"}]
+        server.script = lambda _: [*answer("let me see")[:-1], {**end(), "finish_reason": "tool_calls"}]
+        server.allowed = 1
+        made = server.new_session()
+        async with chat(server, "--session", made.name, "--model", "fake/one") as terminal:
+            await terminal.prompt()
+            terminal.type("what is it?\n")
+            await until(lambda: made.state().turns)
+            server.finish(made, "r_2", tool_calls=calls)
+            await terminal.sees("let me see")
+            server.script = lambda _: answer("it is six")
+            result = made.message("tool", made.state().newest, "six", stream="r_2", call_id="c_1")
+            server.new_stream({}).allow()
+            made.say("turn_start", turn="t_r_2", stream="r_3", model="fake/one", message=result, user="ann")
+            await terminal.sees("it is six")
+            server.finish(made, "r_3")
+            await terminal.prompt()
+            server.script = lambda _: [*answer("once more")[:-1], {**end(), "finish_reason": "tool_calls"}]
+            terminal.type("really?\n")
+            await until(lambda: made.state().turns)
+            server.finish(made, "r_4", tool_calls=calls)
+            await terminal.sees("once more")
+            terminal.type("\x03")
+            await until(lambda: server.said("cancel"))
+            made.say("turn_end", turn="t_r_4", stream="r_4", reason="cancelled", message=made.state().newest)
+            await terminal.prompt()
+    assert server.said("cancel")[0]["session"] == made.name
+
+
 async def test_a_session_is_made_gone_on_in_and_begun_anew() -> None:
     async with session_server() as server:
         code, out, aside = await piped(server, b"", "--session", "new", "--model", "fake/one", "hi")
