@@ -90,6 +90,8 @@ class Answering:
             streams = await self.sessions.cancel(command.session)
             offsets = await asyncio.gather(*(self._node.cancel(stream) for stream in streams))
         elif command.stream is not None:
+            if is_session(command.stream):
+                raise EverstreamError("request.invalid", "to stop what runs in a session, name it as `session`")
             streams = [command.stream]
             offsets = [await self._node.cancel(command.stream, self._shell.user.id)]
         else:

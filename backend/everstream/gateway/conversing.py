@@ -1,10 +1,13 @@
 """The sessions that a connection has open, and what is asked in them.
 
-    session's feed ──new entries──▶ `notice` ──▶ turn_start: read its stream too
-                                            └──▶ no member any more, or deleted: leave
+    session's feed ──new entries──▶ `look` ──▶ no member any more: leave
+                                 └▶ `notice` ──▶ turn_start: read its stream too
 
 An open session brings the streams of its turns along, without further asking.  What a `generate` of this very
 connection starts is left out until its reply has gone: so the reply comes first.
+
+Streams of a session may be read without it, too.  Then the session is *kept in sight*: it is read, and not shown.
+Whoever is put out of it is shown nothing more of its streams either (`look`), from the same turn of the loop on.
 """
 
 from __future__ import annotations
@@ -48,12 +51,28 @@ class Opened:
         self.due: list[str] = []
 
 
+class Sight:
+    """The reader of sessions that are not open here, for a connection that reads streams of theirs."""
+
+    __slots__ = ("wake",)
+
+    def __init__(self, shell: Shell) -> None:
+        self.wake = shell.wake
+
+
 class OpenSessions:
     def __init__(self, shell: Shell, node: Node) -> None:
         self.opened: dict[Feed, Opened] = {}
+        self._in_sight: set[Feed] = set()
+        self._sight = Sight(shell)
         self._shell = shell
         self._node = node
         self._sessions = node.sessions
+
+    @property
+    def any(self) -> bool:
+        """Whether anything of a session is read here."""
+        return bool(self.opened or self._in_sight)
 
     @property
     def _user(self) -> str:
@@ -63,16 +82,53 @@ class OpenSessions:
         """The connection is over."""
         for feed in self.opened:
             self._node.presence.leave(feed.stream, self._shell)
+        for feed in self._in_sight:
+            feed.detach(self._sight)
+        self._in_sight.clear()
 
     # ------------------------------------------------------------------ what happens in them
 
-    def notice(self, feed: Feed) -> bool:
-        """Look at the entries that are about to be shown.  False: nothing of it may be shown any more."""
+    def look(self, ready: Iterable[Feed]) -> None:
+        """Before anything of these feeds is shown: leave what this user may not read any more."""
+        for feed in ready:
+            if feed in self.opened or feed in self._in_sight:
+                session = self._sessions.view(feed)
+                if not session.may(self._user, "read") and not session.deleted:
+                    self._put_out(feed)
+
+    def keep_in_sight(self, name: str) -> None:
+        """A stream of this session is read here."""
+        if any(feed.stream == name for feed in (*self.opened, *self._in_sight)):
+            return
+        feed = self._node.hub.get(name)
+        if feed is None:
+            self._shell.soon(self._find_and_see(name))
+            return
+        self._in_sight.add(feed)
+        feed.attach(self._sight, START)
+
+    async def _find_and_see(self, name: str) -> None:
+        try:
+            await self._found(name)
+        except EverstreamError:
+            self._leave_streams(name)
+            raise
+        self.keep_in_sight(name)
+
+    def left(self, name: str) -> None:
+        """A stream of this session is not read here any more."""
+        if self._in_sight and not any(feed.owner.session == name for feed in self._shell.reading):
+            self._lose_sight(name)
+
+    def _lose_sight(self, name: str) -> None:
+        for feed in [feed for feed in self._in_sight if feed.stream == name]:
+            self._in_sight.discard(feed)
+            feed.detach(self._sight)
+
+    def notice(self, feed: Feed) -> None:
+        """Look at the entries that are about to be shown."""
         known = self.opened[feed]
         session = self._sessions.view(feed)
-        if not session.may(self._user, "read") and not session.deleted:
-            self._put_out(feed)
-            return False
         log = feed.log
         if known.log is not log:  # another history took its place
             known.log, known.seen = log, log.committed
@@ -84,7 +140,6 @@ class OpenSessions:
             elif isinstance(entry, TurnEnd) and not known.held:
                 known.streams.discard(entry.stream)
         known.seen = log.committed
-        return True
 
     def shown(self, feed: Feed) -> None:
         """All there is was shown: of a deleted session nothing will ever follow."""
@@ -93,6 +148,7 @@ class OpenSessions:
 
     def _put_out(self, feed: Feed) -> None:
         self._close(feed)
+        self._leave_streams(feed.stream)
         self._shell.send(error_of(unknown()) | {"session": feed.stream})
 
     def _close(self, feed: Feed) -> None:
@@ -100,9 +156,13 @@ class OpenSessions:
             return
         self._node.presence.leave(feed.stream, self._shell)
         self._shell.leave(feed)
+        self._leave_streams(feed.stream)
+
+    def _leave_streams(self, session: str) -> None:
         for other in self._shell.reading:
-            if other.owner.session == feed.stream:
+            if other.owner.session == session:
                 self._shell.leave(other)
+        self._lose_sight(session)
 
     def _bring(self, known: Opened, stream: str) -> None:
         """Read a stream of an open session, from its start."""
@@ -141,6 +201,7 @@ class OpenSessions:
             raise EverstreamError("limit.streams", f"a connection may have {limit} sessions open")
         known = self.opened[feed] = Opened(feed.log, seen.offset)
         known.streams.update(streams)
+        self._lose_sight(feed.stream)
         self._node.presence.enter(feed.stream, self._shell.user, self._shell)
         return known
 

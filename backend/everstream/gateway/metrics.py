@@ -30,14 +30,17 @@ COUNTERS = (
     ("everstream_entries_shown_early", "Entries that readers saw before the store had them.", "shown_early"),
     ("everstream_readers_rewound", "Readers told that entries they had seen are lost.", "readers_rewound"),
     ("everstream_snapshots", "Snapshots sent in place of entries.", "snapshots"),
+    ("everstream_tools_run", "Tools that the server ran for a model.", "tools_run"),
     ("everstream_slow_readers", "Connections cut off because they took nothing for too long.", "slow_readers"),
 )
 ENDED = ("everstream_streams_ended", "Generations ended, by reason.")
+TURNS = ("everstream_turns_ended", "Turns ended in the sessions that are led here, by reason.")
 SEAMS = ("everstream_seams", "Answers carried on after a break, by continuation; none: only the end followed.")
 GAUGES = (
     ("everstream_connections_open", "WebSocket connections open now."),
     ("everstream_generations_running", "Generations under way here."),
     ("everstream_streams_in_memory", "Streams held in memory."),
+    ("everstream_sessions_led", "Sessions that are led here."),
 )
 
 
@@ -53,11 +56,15 @@ class _NodeCollector(Collector):
         for reason, count in counters.streams_ended.items():
             ended.add_metric([reason], count)
         yield ended
+        turns = CounterMetricFamily(*TURNS, labels=["reason"])
+        for reason, count in counters.turns_ended.items():
+            turns.add_metric([reason], count)
+        yield turns
         seams = CounterMetricFamily(*SEAMS, labels=["continuation"])
         for how, count in counters.seams.items():
             seams.add_metric([how], count)
         yield seams
-        values = (counters.connections, self._node.generating, len(self._node.hub))
+        values = (counters.connections, self._node.generating, len(self._node.hub), len(self._node.sessions))
         for (name, text), value in zip(GAUGES, values, strict=True):
             yield GaugeMetricFamily(name, text, value=value)
 

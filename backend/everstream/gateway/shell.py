@@ -26,6 +26,10 @@ class Shell(Protocol):
     @property
     def reading(self) -> list[Feed]: ...
 
+    def wake(self, feed: Feed) -> None:
+        """There is more on a feed."""
+        ...
+
     def send(self, frame: dict[str, Any]) -> None: ...
 
     def attach(self, feed: Feed, seen: Position, *, brought: bool = False) -> None:

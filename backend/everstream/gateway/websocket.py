@@ -190,6 +190,8 @@ class Connection:
         if self._closing or self._outlet.full:
             return
         ready, self._ready = self._ready, {}
+        if self.sessions.any:
+            self.sessions.look(ready)
         frames: list[bytes] = []
         size = 0
         for feed in ready:
@@ -228,8 +230,7 @@ class Connection:
         return frames
 
     def _take_of_session(self, feed: Feed, cursor: Cursor) -> list[bytes]:
-        if not self.sessions.notice(feed):
-            return []
+        self.sessions.notice(feed)
         if cursor.lost:  # the place that it was at is no history any more: open it anew
             self.soon(self.sessions.resume(feed.stream, Position(0, cursor.offset + 1), None, ()))
             feed.detach(self)
@@ -309,6 +310,8 @@ class Connection:
         self._feeds[feed] = None
         if brought:
             self._brought.add(feed)
+        if feed.owner.session:
+            self.sessions.keep_in_sight(feed.owner.session)
         feed.attach(self, seen)
         if feed.log.ended:
             self.wake(feed)  # to leave again, where nothing is left to read
@@ -324,3 +327,5 @@ class Connection:
         self._feeds.pop(feed, None)
         self._brought.discard(feed)
         feed.detach(self)
+        if feed.owner.session:
+            self.sessions.left(feed.owner.session)

@@ -18,6 +18,8 @@ class Counters:
     fenced: int = 0
     handed_over: int = 0
     seams: Counter[str] = field(default_factory=Counter)  # written here, by continuation
+    turns_ended: Counter[str] = field(default_factory=Counter)  # in sessions led here, by reason
+    tools_run: int = 0
     shown_early: int = 0  # entries that readers saw before the store had them
     uncopied: int = 0  # commits that no replica confirmed in time
     readers_rewound: int = 0  # readers told that entries they had seen are lost

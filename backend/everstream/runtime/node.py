@@ -38,8 +38,8 @@ from everstream.runtime.presence import Presence
 from everstream.runtime.relay import Relay
 from everstream.runtime.resting import Resting
 from everstream.runtime.revoking import REVOKED, tell_revoked
-from everstream.runtime.session_orders import Stop
 from everstream.runtime.sessions import Sessions
+from everstream.runtime.stopping import CANCEL, Stopping
 from everstream.runtime.succession import LEAD, Succession
 from everstream.runtime.tools import Tools
 from everstream.runtime.turns import OnTurn, Turns
@@ -48,11 +48,8 @@ from everstream.store.base import State, Store
 
 logger = structlog.get_logger(__name__)
 
-FENCE_WAIT_S = 10.0  # for `stream_end` to be stored after a cancel
-CANCEL_AGAIN_S = 1.0
 LAST_COMMITS_S = 2.0
 TEND_S = 1.0  # between two looks at which sessions are still in use
-_CANCEL = b"cancel "
 
 
 class Node:
@@ -87,8 +84,9 @@ class Node:
         self._calls = Calls(store, self.id, self._answer)
         self.presence = Presence(store, self.id, self._clock)
         self.sessions = Sessions(
-            self, store, self.hub, providers, settings, self._calls, self.tools, self._succession.heirs
+            self, store, self.hub, providers, settings, self._calls, self.tools, self._succession.heirs, self.counters
         )
+        self._stopping = Stopping(store, self.hub, self.find, self.sessions, self._clock)
         self._turns = Turns(on_turn, self.sessions.asked) if on_turn is not None else None
 
     # ------------------------------------------------------------------ life
@@ -168,7 +166,6 @@ class Node:
             feed = self.hub.lead(Log(created.stream, created.epochs), meta)
         finally:
             self.hub.being_made.discard(stream)
-        self.counters.streams_started += 1
         self.start_relay(feed, request, None)
         return feed
 
@@ -179,7 +176,6 @@ class Node:
             raise EverstreamError("provider.overloaded", "no server that runs models is there", retry_after_ms=1000)
         created = await self._store.create(stream, known_as, meta, leader)
         if created.fresh:
-            self.counters.streams_started += 1
             await self._store.send(leader, LEAD + created.stream.encode())
         return await self.find(created.stream, user)
 
@@ -225,41 +221,12 @@ class Node:
     async def cancel(self, stream: str, user: str | None = None) -> int:
         """Stop a stream, wherever it is led; the offset of its `stream_end`, after which nothing comes.
 
-        Of which user, as for `find`.  In a session this ends a turn that has yet to begin, or waits for results, too.
+        Of which user, as for `find`.
         """
-        feed = await self.find(stream, user)
-        if user is not None and feed.owner.session:
-            await self._stop_turn(feed, user)
-        await self._ask_to_stop(feed)
-        deadline = self._clock() + FENCE_WAIT_S
-        while (left_s := deadline - self._clock()) > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(left_s, CANCEL_AGAIN_S)):
-                    return await feed.wait_ended()
-            # The leader may have gone, or the store failed over and forgot the mark.
-            with contextlib.suppress(EverstreamError):
-                feed = await self.find(stream)
-                await self._ask_to_stop(feed)
-        raise EverstreamError("store.unavailable", "the stream stops; its end is not stored yet")
-
-    async def _stop_turn(self, feed: Feed, user: str) -> None:
-        """Tell the session's leader who stops a turn, and so which.  What runs stops all the same if that is away."""
-        session = await self.sessions.find(feed.owner.session, user)
-        self.sessions.view(session).demand(user, "stop")
-        try:
-            await self.sessions.perform(session.stream, Stop(user, feed.stream))
-        except EverstreamError as error:
-            if error.code != "store.unavailable":
-                raise
+        return await self._stopping.cancel(stream, user)
 
     async def stop_stream(self, stream: str) -> None:
-        """Have a stream stopped, wherever it is led, without waiting for its end.  Raises nothing."""
-        try:
-            feed = await self.hub.find(stream)
-            if feed is not None:
-                await self._ask_to_stop(feed)
-        except EverstreamError as error:
-            logger.warning("a stream could not be told to stop", stream=stream, error=error.message)
+        await self._stopping.stop_stream(stream)
 
     async def revoke(self, proof: str) -> int:
         """Tell every living node, this one too, that a proof holds no more; how many were told.
@@ -268,18 +235,6 @@ class Node:
         """
         told, _ = await tell_revoked(self._store, proof)
         return told
-
-    async def _ask_to_stop(self, feed: Feed) -> None:
-        """Cancel a stream here, or leave word where it is led.  Safe to repeat."""
-        if feed.log.ended:
-            return
-        if feed.led:
-            if feed.relay is not None:
-                feed.relay.cancel()
-            return
-        head = await self._store.mark_cancelled(feed.stream)
-        if head is not None and not head.ended:
-            await self._store.send(head.leader, _CANCEL + feed.stream.encode())
 
     # ------------------------------------------------------------------ what the store says
 
@@ -294,8 +249,8 @@ class Node:
     def _on_message(self, message: bytes) -> None:
         if self._calls.on_message(message) or self.presence.on_message(message):
             return
-        if message.startswith(_CANCEL):
-            feed = self.hub.get(message[len(_CANCEL) :].decode())
+        if message.startswith(CANCEL):
+            feed = self.hub.get(message[len(CANCEL) :].decode())
             if feed is not None and feed.led:
                 self.cancel_marked(feed)
         elif message.startswith(LEAD):
@@ -365,6 +320,7 @@ class Node:
         return committer
 
     def start_relay(self, feed: Feed, request: Request, seam: SeamReason | None) -> None:
+        self.counters.streams_started += seam is None
         relay = feed.relay = Relay(
             feed,
             request,

@@ -25,6 +25,7 @@ from everstream.core.session_events import CallMade, ToolStart, TurnEnd, TurnSta
 from everstream.core.summary import NOTHING, Summary
 from everstream.providers.registry import Registry
 from everstream.runtime.accounts import cost_of, usage_of
+from everstream.runtime.counters import Counters
 from everstream.runtime.ending import end
 from everstream.runtime.fitting import left_out_of
 from everstream.runtime.hub import Feed, Hub
@@ -59,12 +60,15 @@ class SessionTurns:
 
     writer: SessionWriter
 
-    def __init__(self, node: Streams, hub: Hub, providers: Registry, runner: ToolRunner, tools: Tools) -> None:
+    def __init__(
+        self, node: Streams, hub: Hub, providers: Registry, runner: ToolRunner, tools: Tools, counters: Counters
+    ) -> None:
         self._node = node
         self._hub = hub
         self._providers = providers
         self._runner = runner
         self._tools = tools
+        self._counters = counters
         self._tasks: set[asyncio.Task[None]] = set()
         self._watched: set[str] = set()
         self._stopped_by: dict[str, str] = {}  # by stream
@@ -118,6 +122,7 @@ class SessionTurns:
             self._begin(entry)
             self._watch(entry.stream)
         elif isinstance(entry, TurnEnd):
+            self._counters.turns_ended[entry.reason] += 1
             self.writer.asking.pop(entry.turn, None)
             for (turn_id, _), running in self._running.items():
                 if turn_id == entry.turn:  # nobody waits for it any more
@@ -294,6 +299,7 @@ class SessionTurns:
 
     async def _run_tool(self, turn: Turn, call: CallMade, approved_by: str | None) -> None:
         context = ToolContext(self.writer.feed.stream, turn.id, call.call_id, turn.user, approved_by)
+        self._counters.tools_run += 1
         outcome = await self._runner.run(call.name, call.arguments, context)
         given = Given(call.call_id, outcome.content, outcome.is_error)
         while not await self._try(lambda: self._ran(turn.id, given)):

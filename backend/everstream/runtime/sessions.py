@@ -31,6 +31,7 @@ from everstream.core.session_events import Role, SessionChanged
 from everstream.providers.registry import Registry
 from everstream.runtime import session_orders as orders
 from everstream.runtime.calls import Calls
+from everstream.runtime.counters import Counters
 from everstream.runtime.hub import Feed, Hub, log_of
 from everstream.runtime.meta import Owner, is_session, meta_of
 from everstream.runtime.session_eraser import erase
@@ -82,6 +83,7 @@ class Sessions:
         calls: Calls,
         tools: Tools,
         heirs: Callable[[], Any],
+        counters: Counters,
     ) -> None:
         self.index = SessionIndex(store, settings.session_ttl_s)
         self._node = node
@@ -93,6 +95,7 @@ class Sessions:
         self._tools = tools
         self._runner = ToolRunner(tools, settings.tool_timeout_s)
         self._heirs = heirs
+        self._counters = counters
         self._leaders: dict[str, SessionLeader] = {}
 
     def __len__(self) -> int:
@@ -164,7 +167,7 @@ class Sessions:
 
     def _lead(self, feed: Feed) -> SessionLeader:
         """Lead a session from now on."""
-        turns = SessionTurns(self._node, self._hub, self._providers, self._runner, self._tools)
+        turns = SessionTurns(self._node, self._hub, self._providers, self._runner, self._tools, self._counters)
         writer = SessionWriter(
             feed, self._node, self._store, self._hub, self._settings, turns.left_out, turns.follow_up
         )
