@@ -205,11 +205,11 @@ class OpenSessions:
         self._node.presence.enter(feed.stream, self._shell.user, self._shell)
         return known
 
-    def _begin(self, feed: Feed, known: Opened, seen: Position, session: Session) -> None:
-        """Read a session from a place on, and the streams of its running turns."""
+    def _begin(self, feed: Feed, known: Opened, seen: Position) -> None:
+        """Read a session from a place on, and the streams of the turns that run by now."""
         self._shell.attach(feed, seen, brought=True)
         known.seen = max(known.seen, feed.log.committed)
-        for turn in session.busy:
+        for turn in self._sessions.view(feed).busy:
             if turn.state == "running":
                 self._bring(known, turn.stream)
 
@@ -225,7 +225,7 @@ class OpenSessions:
         self._shell.send(reply("ok", command.id, **fields))
         for held in command.responses:
             await self._read_on(held)
-        self._begin(feed, known, Position(fields["epoch"], fields["offset"]), session)
+        self._begin(feed, known, Position(fields["epoch"], fields["offset"]))
 
     async def _read_on(self, held: commands.Resume) -> None:
         try:
@@ -258,7 +258,7 @@ class OpenSessions:
                 status="open",
             )
         self._shell.send(frame)
-        self._begin(feed, known, place, session)
+        self._begin(feed, known, place)
 
     def close(self, name: str) -> None:
         for feed in list(self.opened):

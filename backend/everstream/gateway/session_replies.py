@@ -17,13 +17,16 @@ async def opened(
 ) -> dict[str, Any]:
     """The fields of the reply to `session.open`, and of a session's `snapshot`: as of now.
 
-    `messages` are those up to `place`, which the reply repeats; None: up to the newest that may be shown.
+    `messages` are those up to `place`, which the reply repeats; None: up to the newest that may be shown.  What is
+    queued stands behind what runs, the next to start first.
     """
     log = feed.log
     at = log.position(log.committed) if place is None else Position(log.position(place.offset).epoch, place.offset)
     there = session if place is None or place.offset == log.committed else Session(log.slice(0, place.offset))
     messages, more = there.page(None, history) if history else ([], bool(there.messages))
-    return {
+    # All of one moment: while streams are looked for below, the session goes on.
+    running = [turn.shown() for turn in (*session.busy, *session.queue)]
+    fields = {
         "session": feed.stream,
         "title": session.title,
         "system": session.system,
@@ -33,10 +36,10 @@ async def opened(
         "members": members_of(session),
         "messages": messages,
         "more": more,
-        "running": [turn.shown() | {"epoch": await _epoch(turn.stream, hub)} for turn in session.turns.values()],
         "epoch": at.epoch,
         "offset": at.offset,
     }
+    return fields | {"running": [shown | {"epoch": await _epoch(shown["stream"], hub)} for shown in running]}
 
 
 async def _epoch(stream: str, hub: Hub) -> int:
