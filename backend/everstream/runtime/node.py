@@ -216,7 +216,7 @@ class Node:
         await feed.catch_up(seen, lambda: self._follower.heal(feed))
         while feed.led and feed.waits_for_store(seen):  # what the reader saw is here, and not lost
             await feed.catch_up(seen, lambda: self.probe(feed))
-        return await self.find(stream)  # nobody read it meanwhile: it may have left the memory
+        return await self.find(stream, user)  # it may have left the memory meanwhile, and he the session
 
     async def cancel(self, stream: str, user: str | None = None) -> int:
         """Stop a stream, wherever it is led; the offset of its `stream_end`, after which nothing comes.

@@ -121,6 +121,7 @@ class SessionLeader:
 
     async def _send(self, order: orders.Send) -> dict[str, Any]:
         writer, session = self.writer, self.session
+        session.demand(order.user, "read")  # what he was told before is not for him any more once he was put out
         before = session.sent(order.user, order.request_id)
         if before is not None:
             return await self._sent(before)

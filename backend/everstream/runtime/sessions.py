@@ -221,7 +221,7 @@ class Sessions:
         leader = state.head.leader
         if not leader:
             if self._settings.lead and not self._node.draining:
-                await self._wake(session)
+                await self._wake(session, order)
                 return None
             leader = owner_of(partition_of(session), await self._heirs()) or ""
         if not leader or leader == self._node.id:
@@ -231,7 +231,10 @@ class Sessions:
             return orders.outcome_decoder.decode(await self._calls.ask(leader, question, ASK_S))
         return None
 
-    async def _wake(self, session: str) -> None:
+    async def _wake(self, session: str, order: orders.Order) -> None:
+        """Lead a session that rests; not for who is no member.  Raises EverstreamError `session.unknown`."""
+        if not isinstance(order, orders.Create):
+            await self.find(session, order.user)
         state = await self._store.adopt(session, "")
         if state is not None:
             self.adopted(state)
@@ -242,7 +245,7 @@ class Sessions:
             asked = orders.question_decoder.decode(question)
             outcome = await self._here(asked.session, asked.order)
             if outcome is None and self._settings.lead and not self._node.draining:
-                await self._wake(asked.session)
+                await self._wake(asked.session, asked.order)
                 outcome = await self._here(asked.session, asked.order)
         except EverstreamError as error:
             outcome = orders.failure(error)
