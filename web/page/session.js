@@ -107,17 +107,19 @@ export function take(session, frame) {
     return Verdict.REPLACED;
   }
   const verdict = session.deleted ? Verdict.IGNORED : advance(session, frame);
-  if (verdict === Verdict.APPLIED && Object.hasOwn(ENTRIES, frame.type)) ENTRIES[frame.type](session, frame);
+  if (verdict !== Verdict.APPLIED) return verdict;
+  growEpoch(session, frame.epoch);
+  if (Object.hasOwn(ENTRIES, frame.type)) ENTRIES[frame.type](session, frame);
   return verdict;
 }
 
 /**
- * Whether a frame is the session's own.  Its entries name it in `session`, for their `stream` is a response stream; the
- * first entry of a response stream names the session too, beside its own `stream`.
+ * Whether a frame is the session's own.  Its entries name it in `session`, for their `stream` may be a response stream;
+ * of a response stream's entries only the first names a session, and replies have no range.
  */
-export function isOwn(session, frame) {
-  if (frame.stream === session.id) return true;
-  return frame.session === session.id && (frame.stream === undefined || Object.hasOwn(ENTRIES, frame.type));
+export function isOwn(session, { type, session: named, stream, after }) {
+  if (stream === session.id) return true;
+  return named === session.id && (stream === undefined || (after !== undefined && type !== "request_start"));
 }
 
 /** Put a page of earlier messages before those that are here. */
@@ -131,9 +133,6 @@ const ENTRIES = {
   session(session, { title, system, model, created, deleted }) {
     const changed = { title, system, model, created, deleted };
     for (const [name, value] of Object.entries(changed)) if (value !== undefined && value !== null) session[name] = value;
-  },
-  seam(session, { epoch }) {
-    growEpoch(session, epoch);
   },
   member(session, { user, role }) {
     const known = session.members.find((member) => member.user === user);
