@@ -38,7 +38,7 @@ from everstream.runtime.presence import Presence
 from everstream.runtime.relay import Relay
 from everstream.runtime.resting import Resting
 from everstream.runtime.revoking import REVOKED, tell_revoked
-from everstream.runtime.sessions import Sessions
+from everstream.runtime.sessions import NOTHING, Sessions
 from everstream.runtime.stopping import CANCEL, Stopping
 from everstream.runtime.succession import LEAD, Succession
 from everstream.runtime.tools import Tools
@@ -49,6 +49,7 @@ from everstream.store.base import State, Store
 logger = structlog.get_logger(__name__)
 
 LAST_COMMITS_S = 2.0
+LOOK = b"look "
 TEND_S = 1.0  # between two looks at which sessions are still in use
 
 
@@ -256,6 +257,9 @@ class Node:
         elif message.startswith(LEAD):
             stream = message[len(LEAD) :].decode()
             self.do(self._succession.lead(stream), f"lead {stream}")
+        elif message.startswith(LOOK):
+            stream = message[len(LOOK) :].decode()
+            self.do(self.sessions.look(stream), f"look at {stream}")
         elif message.startswith(REVOKED):
             self.on_revoked(message[len(REVOKED) :].decode())
 
@@ -290,8 +294,14 @@ class Node:
         """Go on with a response stream of a session; None: nobody knows of it, so it ends."""
         self._succession.carry_on(state, request, wanted=request is not None)
 
-    def end_unbegun(self, feed: Feed, reason: EndReason) -> None:
-        self._succession.end_unbegun(feed, reason)
+    def end_unbegun(self, feed: Feed, reason: EndReason, error: EverstreamError | None = None) -> None:
+        self._succession.end_unbegun(feed, reason, error)
+
+    async def tell_leader(self, stream: str) -> None:
+        """Have the leader of a response stream look at what its turn has come to.  A hint: it may be lost."""
+        state = await self._store.read(stream, NOTHING)
+        if state is not None and not state.head.ended:
+            await self._store.send(state.head.leader, LOOK + stream.encode())
 
     async def _answer(self, question: bytes) -> bytes:
         return await self.sessions.answer(question)

@@ -60,7 +60,7 @@ class SessionLeader:
     def idle(self) -> bool:
         """Nothing is under way and nothing is due."""
         writer = self.writer
-        return not (self.session.turns or self._under_way or writer.lock.locked() or writer.log.dirty)
+        return self.turns.quiet and not (self._under_way or writer.lock.locked() or writer.log.dirty)
 
     async def stop(self) -> None:
         for task in list(self._under_way):

@@ -46,8 +46,12 @@ class Streams(Protocol):
 
     def start_relay(self, feed: Feed, request: Request, seam: None) -> None: ...
 
-    def end_unbegun(self, feed: Feed, reason: EndReason) -> None:
+    def end_unbegun(self, feed: Feed, reason: EndReason, error: EverstreamError | None = None) -> None:
         """End a stream that this node leads, and for which no provider was asked."""
+        ...
+
+    async def tell_leader(self, stream: str) -> None:
+        """Have the leader of a stream look at what its turn has come to."""
         ...
 
     async def stop_stream(self, stream: str) -> None:
@@ -113,46 +117,40 @@ class SessionTurns:
     async def _recall(self, turn: Turn) -> None:
         """Find out what a turn asks."""
         feed = await self._hub.find(turn.streams[-1] if turn.streams else turn.stream)
-        if feed is not None:
-            self.writer.asking[turn.id] = meta_of(feed.meta).request
+        # Results may come after the stream that asked for them has gone: then its parameters have, too.
+        request = meta_of(feed.meta).request if feed is not None else Request(turn.model, [])
+        self.writer.asking[turn.id] = request
 
     def follow_up(self, entry: Event) -> None:
         """What an entry that is stored sets going."""
         if isinstance(entry, TurnStart):
-            self._begin(entry)
             self._watch(entry.stream)
+            self._begin(entry.stream)
         elif isinstance(entry, TurnEnd):
             self._counters.turns_ended[entry.reason] += 1
             self.writer.asking.pop(entry.turn, None)
             for (turn_id, _), running in self._running.items():
                 if turn_id == entry.turn:  # nobody waits for it any more
                     running.cancel()
-            feed = self._hub.get(entry.stream)
-            if entry.message is None and feed is not None and feed.led and not feed.log.tail:
-                self._node.end_unbegun(feed, "cancelled")
+            if entry.message is None:
+                self._begin(entry.stream)
         elif isinstance(entry, ToolStart):
             turn = self.session.turns.get(entry.turn)
             if turn is not None and entry.call_id in turn.calls:
                 self._run(turn, turn.calls[entry.call_id], entry.user)
 
-    def _begin(self, entry: TurnStart) -> None:
-        """Ask the provider, where this node leads the stream; another that has adopted it does so itself."""
-        feed = self._hub.get(entry.stream)
-        turn = self.session.turns.get(entry.turn)
-        if feed is None or turn is None or not feed.led or feed.relay is not None or feed.log.tail:
-            return
-        request = self.request_of(turn)
-        try:
-            self._providers.get(request.provider).check(request)
-        except EverstreamError as error:  # what was queued may be possible no more
-            logger.info("a turn cannot begin", session=self.writer.feed.stream, error=error.message)
-            self._node.end_unbegun(feed, "failed")
-            return
-        self._node.start_relay(feed, request, None)
+    @property
+    def quiet(self) -> bool:
+        """Nothing is under way: what there is waits for people."""
+        return not self._running and all(turn.state == "waiting" for turn in self.session.turns.values())
 
-    def request_of(self, turn: Turn) -> Request:
-        """What a provider is asked for a turn's stream."""
-        return request_of(self.session, turn, self.writer.asking[turn.id], self._tools)
+    def _begin(self, stream: str) -> None:
+        """Have a turn's stream begun, or ended where the turn is over, by whoever leads it."""
+        feed = self._hub.get(stream)
+        if feed is not None and feed.led:
+            look_at_turn(self._node, self.session, feed, self._tools)
+        else:
+            self.spawn(self._node.tell_leader(stream), "a stream that is led elsewhere")
 
     def left_out(self, session: Session, turn: Turn) -> int:
         """How many of the oldest messages a turn's model has no room for."""
@@ -217,6 +215,8 @@ class SessionTurns:
                         return feed
             except TimeoutError:
                 sought_at = time.monotonic()
+                if feed is not None and not feed.log.tail:  # its leader has not heard that it is to begin
+                    self._begin(stream)
                 continue
             except EverstreamError:
                 sought_at = time.monotonic()
@@ -310,6 +310,24 @@ class SessionTurns:
         if turn is not None:
             self.writer.conversation.ran(turn, given, now_ms())
             await self.writer.write()
+
+
+def look_at_turn(node: Streams, session: Session, feed: Feed, tools: Tools) -> None:
+    """Begin a stream that this node leads, where its turn runs; end it where the turn is over; else let it wait."""
+    if not feed.led or feed.relay is not None or feed.log.tail:
+        return
+    turn = session.turn_of(feed.stream)
+    if turn is None:
+        node.end_unbegun(feed, "cancelled")
+    elif turn.state == "running":
+        try:
+            node.start_relay(feed, request_of(session, turn, meta_of(feed.meta).request, tools), None)
+        except EverstreamError as error:  # what was queued may be possible no more
+            logger.info("a turn cannot begin", stream=feed.stream, error=error.message)
+            node.end_unbegun(feed, "failed", error)
+        except Exception:
+            logger.exception("a turn could not begin", stream=feed.stream)
+            node.end_unbegun(feed, "failed", EverstreamError("internal", "the server failed to begin this answer"))
 
 
 def tools_offered(template: Request, tools: Tools) -> Sequence[str]:

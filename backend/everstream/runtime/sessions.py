@@ -37,7 +37,7 @@ from everstream.runtime.meta import Owner, is_session, meta_of
 from everstream.runtime.session_eraser import erase
 from everstream.runtime.session_index import SessionIndex
 from everstream.runtime.session_leader import SessionLeader
-from everstream.runtime.session_turns import SessionTurns, now_ms, request_of
+from everstream.runtime.session_turns import SessionTurns, look_at_turn, now_ms, request_of
 from everstream.runtime.session_writer import Deposed, SessionWriter
 from everstream.runtime.succession import LEAD
 from everstream.runtime.tools import ToolRunner, Tools
@@ -61,9 +61,11 @@ class Household(Protocol):
 
     def start_relay(self, feed: Feed, request: Request, seam: SeamReason | None) -> None: ...
 
-    def end_unbegun(self, feed: Feed, reason: EndReason) -> None: ...
+    def end_unbegun(self, feed: Feed, reason: EndReason, error: EverstreamError | None = None) -> None: ...
 
     async def stop_stream(self, stream: str) -> None: ...
+
+    async def tell_leader(self, stream: str) -> None: ...
 
     def dirty(self, feed: Feed) -> None: ...
 
@@ -281,6 +283,20 @@ class Sessions:
         request = request_of(session, turn, meta.request, self._tools) if turn is not None else None
         self._node.take_up(state, request)
 
+    async def look(self, stream: str) -> None:
+        """The turn of a stream that this node leads has come to something: begin the stream, or end it."""
+        deadline = time.monotonic() + KNOWN_S
+        while time.monotonic() < deadline:
+            feed = self._hub.get(stream)
+            if feed is None or not feed.led or feed.relay is not None or feed.log.tail:
+                return
+            session = await self._hub.find(feed.owner.session)
+            if session is None:
+                return
+            if any(getattr(entry, "stream", None) == stream for entry in session.log.entries):
+                look_at_turn(self._node, self.view(session), feed, self._tools)
+            await asyncio.sleep(AGAIN_S)  # word of the turn, or of its start, may still be on its way
+
     async def asked(self, owner: Owner, stream: str, template: Request) -> Request:
         """The whole request behind a stream of a session, as far as its messages are still there."""
         feed = await self._hub.find(owner.session)
@@ -335,7 +351,7 @@ class Sessions:
         """Stop leading a session, and name who is next; None: nobody, until somebody needs it."""
         feed = leader.feed
         async with leader.writer.lock:
-            if not leader.writer.leads or leader.writer.log.dirty or (heir is None and leader.session.turns):
+            if not leader.writer.leads or leader.writer.log.dirty or (heir is None and not leader.turns.quiet):
                 return
             log = leader.writer.log
             await self._store.follow(leader.name)  # those who read it here go on reading

@@ -151,10 +151,10 @@ class Succession:
         else:
             self._end_at_once(feed, request, reason, cancelled=False)
 
-    def end_unbegun(self, feed: Feed, reason: EndReason) -> None:
+    def end_unbegun(self, feed: Feed, reason: EndReason, error: EverstreamError | None) -> None:
         """End a stream that this node leads, and for which no provider was asked."""
         if feed.led and not feed.log.closed and feed.relay is None:
-            feed.log.append(last_words(feed.log, meta_of(feed.meta).request, reason, None))
+            feed.log.append(last_words(feed.log, meta_of(feed.meta).request, reason, None, error=error))
             self._counters.streams_ended[reason] += 1
             self._node.ended(feed)
             self._node.dirty(feed)
