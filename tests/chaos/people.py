@@ -69,7 +69,7 @@ class Party:
     asked: dict[str, tuple[str, Frame]] = field(default_factory=dict)  # request_id -> who, and the reply
     refused: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
-    title: str = ""
+    _until: float = 0.0
 
     @property
     def every(self) -> list[Device]:
@@ -144,14 +144,18 @@ class Party:
 
     async def talk(self, lasting_s: float) -> None:
         """Everybody does something all the time."""
-        until = time.monotonic() + lasting_s
+        self._until = time.monotonic() + lasting_s
         async with asyncio.TaskGroup() as talking:
             for user in SENDERS:
-                talking.create_task(self._talk(user, until))
-            talking.create_task(self._look_on("dan", until))
+                talking.create_task(self._talk(user))
+            talking.create_task(self._look_on("dan"))
 
-    async def _talk(self, user: str, until: float) -> None:
-        while time.monotonic() < until:
+    def stop(self) -> None:
+        """Let everybody finish what they are saying."""
+        self._until = 0.0
+
+    async def _talk(self, user: str) -> None:
+        while time.monotonic() < self._until:
             what = self.chance.choices(("four", "queue", "interrupt", "edit", "stop", "rename"), (3, 4, 2, 2, 2, 1))[0]
             seen = self.of(user).seen
             if what in ("four", "edit") and len(seen.running) > RUN_MAX:
@@ -171,8 +175,8 @@ class Party:
                 await self._ask(user, what)
             await asyncio.sleep(self.chance.uniform(0.05, 0.5))  # pause: people think
 
-    async def _look_on(self, user: str, until: float) -> None:
-        while time.monotonic() < until:
+    async def _look_on(self, user: str) -> None:
+        while time.monotonic() < self._until:
             reply = await self.of(user).ask("generate", session=self.session, model="scripted/count", content="May I?")
             assert (reply["type"], reply.get("code")) == ("error", "auth.forbidden"), reply
             await asyncio.sleep(1.0)  # pause: so often he tries

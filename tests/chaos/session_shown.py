@@ -97,9 +97,11 @@ class SessionShown:
             self._replace(reply, reply["offset"])
             return
         told = {message["id"]: message for message in reply["messages"]}
-        held = dict(list(self.messages.items())[-len(told) :]) if told else {}
-        if list(told.items()) != list(held.items()):
-            self._blame("another history at our place", (list(told), list(held)))
+        known = min(len(told), len(self.messages))  # a snapshot may have left us fewer than there are
+        if list(told.items())[len(told) - known :] != list(self.messages.items())[len(self.messages) - known :]:
+            self._blame("another history at our place", (list(told), list(self.messages)))
+        if len(told) > known:
+            self.messages, self.more = told, reply["more"]
         self.repeated += 1
         self._as_of_now(reply)
         self._ahead = True

@@ -36,6 +36,7 @@ class Device:
     """Use as an async context manager.  `errors` counts what was refused; `wrong` what must not be."""
 
     def __init__(self, token: str, addresses: Sequence[Address], chance: random.Random) -> None:
+        self._loop = asyncio.get_running_loop()
         self.view: SessionShown | None = None
         self.streams: dict[str, Shown] = {}
         self.errors: Counter[str] = Counter()
@@ -58,9 +59,10 @@ class Device:
         self._expected: dict[str, float | None] = {}  # streams that come with the session; when their turns ended
         self._live_from: int | None = None  # the offset after which nothing is a repetition, where that was said
         self._came_at = 0.0
+        self._said_at = self._loop.time()
+        self.longest_silence = 0.0  # between two entries, while a turn ran or was due
         self._timers: set[asyncio.TimerHandle] = set()
         self._task: asyncio.Task[None] | None = None
-        self._loop = asyncio.get_running_loop()
 
     async def __aenter__(self) -> Device:
         self._task = asyncio.create_task(self._run(), name="device")
@@ -112,6 +114,14 @@ class Device:
     async def is_open(self, within_s: float = 30.0) -> None:
         async with asyncio.timeout(within_s):
             await self._open.wait()
+
+    @property
+    def is_connected(self) -> bool:
+        return self._open.is_set()
+
+    def says(self, stream: str) -> bool:
+        """Whether a stream has said anything here."""
+        return stream in self.streams and bool(self.streams[stream].text)
 
     def drop(self) -> None:
         """Leave without a word; come back by itself."""
@@ -169,9 +179,10 @@ class Device:
         self._listen(line)
 
     def _places(self) -> list[Frame]:
-        """Of the streams that have not ended here, and of those whose turns have not."""
+        """Of the streams that have not ended here, and of those whose turns have not, though they said nothing yet."""
         running = self.seen.streams
-        return [shown.place for name, shown in self.streams.items() if shown.end is None or name in running]
+        held = [shown.place for name, shown in self.streams.items() if shown.end is None or name in running]
+        return held + [{"stream": name} for name in running if name not in self.streams]
 
     def _send_open(self) -> None:
         if self._line is not None:
@@ -215,6 +226,10 @@ class Device:
     def _received(self, frame: Frame) -> None:
         kind, number, stream = frame["type"], frame.get("id"), frame.get("stream", "")
         now = self._loop.time()
+        if "upto" in frame and self.view is not None:
+            busy = any(turn["state"] != "waiting" for turn in self.view.turns.values())
+            self.longest_silence = max(self.longest_silence, now - self._said_at if busy else 0.0)
+            self._said_at = now
         if kind == "welcome":
             self._welcomed(frame)
         elif kind == "goaway":

@@ -263,7 +263,7 @@ class Connection:
 
     def soon(self, work: Coroutine[Any, Any, None]) -> None:
         """Do what nobody has asked for; what fails is said without an id."""
-        self._spawn(self._said(work))
+        self._spawn(self._said(work)).add_done_callback(lambda _: work.close())  # it may have ended before it began
 
     async def _said(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -271,10 +271,11 @@ class Connection:
         except EverstreamError as error:
             self.send(error_of(error))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work, name=f"command of {self.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _answer(self, command: Command) -> None:
         try:
