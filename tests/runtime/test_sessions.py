@@ -194,7 +194,8 @@ async def test_an_answer_that_calls_tools_waits_for_all_results() -> None:
         half = await node.sessions.perform(session, orders.Results(ANN, stream, [orders.Given("c1", "sun")]))
         assert half["missing"] == ["c2"]
         whole = await node.sessions.perform(session, orders.Results(ANN, stream, [orders.Given("c2", "rain", True)]))
-        assert whole["turn"] == sent["turn"] and whole["stream"] != stream
+        assert whole["turn"] == sent["turn"]
+        assert whole["stream"] != stream
         await said(hand, 1, "Both.")
         state = await quiet(node, session)
         assert [role for role, _ in talk(state)] == ["user", "assistant", "tool", "tool", "assistant"]
@@ -259,4 +260,62 @@ async def test_the_list_shows_what_was_used_last_first_in_pages() -> None:
             seen += [card["session"] for card in page]
             if below is None:
                 break
-        assert sorted(seen) == sorted(names) and len(seen) == 5
+        assert sorted(seen) == sorted(names)
+        assert len(seen) == 5
+
+
+async def test_the_same_results_again_are_answered_as_the_first_time() -> None:
+    hand = Hand()
+    async with running(MemoryStore(), hand) as node:
+        session = await made(node)
+        sent = await send(node, session, "weather?")
+        await until(lambda: hand.calls)
+        hand.calls[0].say(HEADERS)
+        hand.calls[0].say(DeltaToolCall(0, "{}", "c1", "w"))
+        hand.calls[0].end(Finish("tool_calls"))
+        feed = await node.sessions.find(session, ANN)
+        await until(lambda: any(t.state == "waiting" for t in node.sessions.view(feed).turns.values()))
+        results = orders.Results(ANN, sent["stream"], [orders.Given("c1", "sun")])
+        first = await node.sessions.perform(session, results)
+        assert await node.sessions.perform(session, results) == first
+        await said(hand, 1, "Sunny.")
+        await quiet(node, session)
+        assert await node.sessions.perform(session, results) == first
+        with pytest.raises(EverstreamError, match=r"request\.not_found"):
+            await node.sessions.perform(session, orders.Results(ANN, sent["stream"], [orders.Given("c1", "rain")]))
+        assert len(hand.calls) == 2
+
+
+async def test_a_turn_waits_for_its_results_while_the_session_rests() -> None:
+    hand, other = Hand(), Hand()
+    store = CountingStore()
+    async with running(store, hand, session_rest_s=0.0) as node, running(store.beside(), other) as far:
+        session = await made(node)
+        request = Request("hand/any", [], Params(tools=[Tool("w")], temperature=0.5))
+        sent = await send(node, session, "weather?", request=request)
+        await until(lambda: hand.calls)
+        hand.calls[0].say(HEADERS)
+        hand.calls[0].say(DeltaToolCall(0, "{}", "c1", "w"))
+        hand.calls[0].end(Finish("tool_calls"))
+        await until(lambda: not len(node.sessions))
+        results = orders.Results(ANN, sent["stream"], [orders.Given("c1", "sun")])
+        await far.sessions.perform(session, results)
+        await said(other, 0, "Sunny.")
+        state = await quiet(far, session)
+        assert [content for _, content in talk(state)][-2:] == ["sun", "Sunny."]
+        assert other.calls[0].request.params == request.params
+
+
+async def test_a_reader_that_stayed_knows_the_epoch_of_what_it_holds() -> None:
+    hand, other = Hand(), Hand()
+    store = CountingStore()
+    async with running(store, hand, session_rest_s=0.0) as node, running(store.beside(), other) as far:
+        session = await made(node)
+        await until(lambda: not len(node.sessions))
+        await send(far, session, "wake up")
+        await said(other, 0, "good morning")
+        await quiet(far, session)
+        feed = await node.sessions.find(session, ANN)
+        await until(lambda: feed.log.committed >= 8)
+        epochs = [entry.epoch for entry in feed.log.entries if isinstance(entry, SessionChanged) and entry.epoch]
+        assert epochs == [feed.log.epoch]

@@ -156,17 +156,14 @@ class Conversation:
             raise EverstreamError("request.invalid", "`parent` is an answer: name the message that it answers")
 
     def _anchor(self) -> str | None:
-        """The end of the newest path, but for what is just being answered there."""
+        """The end of the newest path, but for what belongs to a turn that is under way there."""
         session = self.session
-        asked = {turn.message for turn in session.busy}
+        questions = {turn.question for turn in session.busy}
+        streams = {stream for turn in session.busy for stream in turn.streams}
         name = session.head
-        while name is not None and (name in asked or self._calls(name)):
+        while name is not None and (name in questions or session.messages[name].stream in streams):
             name = session.messages[name].parent
         return name
-
-    def _calls(self, name: str) -> bool:
-        """Whether a message is an answer that waits for results."""
-        return any(turn.answer == name for turn in self.session.busy)
 
     def _enqueue(self, ask: Ask, model: str) -> Sent:
         queue = self.session.queue
@@ -218,6 +215,20 @@ class Conversation:
             self._add_message(turn.message, parent, turn.user, queued.content, now_ms)
         self._begin(turn)
         return turn
+
+    def interrupted(self) -> list[tuple[Turn, str]]:
+        """Turns that have to end because a queued one interrupts them, and whose that is: those that were there before.
+
+        Whoever adopts the session reads this from its entries too.
+        """
+        hurried: str | None = None
+        found = []
+        for turn in reversed(self.session.turns.values()):
+            if turn.queued is not None and turn.state == "queued" and turn.queued.interrupt:
+                hurried = turn.user
+            elif turn.state != "queued" and hurried is not None:
+                found.append((turn, hurried))
+        return found[::-1]
 
     def answered(
         self,

@@ -14,7 +14,7 @@ the same.  What may be said next is for `core.conversation`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -47,7 +47,10 @@ NOT_RUN = "This tool was not run: the user went on without it."
 
 @dataclass(slots=True)
 class Turn:
-    """A turn that has not ended.  `message` is what its stream answers; `calls` are those of its last answer."""
+    """A turn that has not ended.
+
+    `question` is the message it began with, `message` what its stream answers; `calls` are those of its last answer.
+    """
 
     id: str
     stream: str
@@ -64,6 +67,10 @@ class Turn:
     results: dict[str, str] = field(default_factory=dict)  # call_id -> the message with its result
     started: dict[str, str | None] = field(default_factory=dict)  # calls that the server began to run, and who let it
     served: bool = False  # the server has run a tool in it
+    question: str = ""
+
+    def __post_init__(self) -> None:
+        self.question = self.question or self.message
 
     @property
     def missing(self) -> list[str]:
@@ -98,6 +105,7 @@ class Session:
     """The sum of a session's entries, in order."""
 
     __slots__ = (
+        "_after_results",
         "_requests",
         "_turn_of",
         "created",
@@ -127,6 +135,7 @@ class Session:
         self.queue: list[Turn] = []  # those of them that wait for others, the next first
         self._turn_of: dict[str, Turn] = {}  # by each stream of a turn that has not ended
         self._requests: dict[tuple[str, str], Sent] = {}
+        self._after_results: dict[str, Sent] = {}  # by stream: what went on with the results of its calls
         for entry in entries:
             self.apply(entry)
 
@@ -148,6 +157,18 @@ class Session:
     def sent(self, user: str, request_id: str | None) -> Sent | None:
         """What this request of this user has set going before."""
         return None if request_id is None else self._requests.get((user, request_id))
+
+    def gone_on(self, stream: str, results: Mapping[str, tuple[Any, bool]]) -> Sent | None:
+        """What went on with these very results (content, is_error) of a stream's calls, where something has."""
+        sent = self._after_results.get(stream)
+        if sent is None:
+            return None
+        known = {
+            message.call_id: (message.content, message.is_error)
+            for message in self.messages.values()
+            if message.stream == stream and message.role == "tool"
+        }
+        return sent if all(known.get(call_id) == result for call_id, result in results.items()) else None
 
     def turn_of(self, stream: str) -> Turn | None:
         """The turn that a stream belongs to, where that has not ended."""
@@ -193,8 +214,8 @@ class Session:
         said: list[Message] = []
         open_calls: dict[str, None] = {}
         for item in path:
-            if item.role != "tool" and open_calls:
-                said += [Message("tool", NOT_RUN, call_id=call, is_error=True) for call in open_calls]
+            if item.role != "tool":
+                said += not_run(open_calls)
                 open_calls = {}
             if item.role == "assistant":
                 if not item.content and not item.tool_calls:
@@ -207,7 +228,7 @@ class Session:
                 said.append(Message("tool", item.content, call_id=item.call_id, is_error=item.is_error))
             else:
                 said.append(Message("user", item.content))
-        return said
+        return said + not_run(open_calls)
 
     # ------------------------------------------------------------------ the fold
 
@@ -280,6 +301,8 @@ class Session:
             self._remember(entry.user, entry.request_id, Sent(entry.turn, entry.message, entry.stream))
         elif turn.state == "queued":
             self.queue.remove(turn)
+        elif turn.streams:
+            self._after_results[turn.streams[-1]] = Sent(entry.turn, entry.message, entry.stream)
         turn.state = "running"
         turn.stream, turn.message, turn.left_out = entry.stream, entry.message, entry.left_out
         turn.streams.append(entry.stream)
@@ -299,6 +322,11 @@ class Session:
 def unknown() -> EverstreamError:
     """There is no such session, or not for whoever asks: nobody can tell which."""
     return EverstreamError("session.unknown", "there is no such session")
+
+
+def not_run(calls: Iterable[str]) -> list[Message]:
+    """What a model is told of calls that nobody has given a result for."""
+    return [Message("tool", NOT_RUN, call_id=call, is_error=True) for call in calls]
 
 
 def text_of(content: str | list[Any]) -> str:

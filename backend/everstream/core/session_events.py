@@ -46,13 +46,17 @@ class SessionMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SessionChanged(Event, frozen=True, gc=False, tag="session"):
-    """The first entry of a session (`created`), and each change of what it says about itself.  "" clears a field."""
+    """The first entry of a session (`created`), and each change of what it says about itself.  "" clears a field.
+
+    `epoch`: another leader says what follows, and this is its reign.
+    """
 
     title: str | None = None
     system: str | None = None
     model: str | None = None
     created: int | None = None
     deleted: bool = False
+    epoch: int | None = None
     by: str | None = None
 
 

@@ -192,6 +192,12 @@ class SessionLeader:
         return {"streams": streams}
 
     async def _results(self, order: orders.Results) -> dict[str, Any]:
+        before = self.session.gone_on(
+            order.stream, {given.call_id: (given.content, given.is_error) for given in order.results}
+        )
+        if before is not None:
+            self.session.demand(order.user, "approve")
+            return await self._sent(before)
         turn = self.writer.conversation.give(order.user, order.stream, order.results, now_ms())
         await self.writer.write()
         if turn.state == "waiting":

@@ -22,7 +22,7 @@ from everstream.core.events import Event, Request
 from everstream.core.lease import partition_of, stream_id
 from everstream.core.log import Log
 from everstream.core.session import Session
-from everstream.core.session_events import TurnQueued, TurnStart
+from everstream.core.session_events import SessionChanged, TurnQueued, TurnStart
 from everstream.runtime.hub import Feed, Hub
 from everstream.runtime.meta import Meta
 from everstream.settings import Settings
@@ -68,6 +68,8 @@ class SessionWriter:
         )
         self._left_out = left_out
         self._follow_up = follow_up
+        # What an earlier leader said has another epoch, and readers keep the epoch of what they hold.
+        self._epoch_is_said = not self.log.tail
         self.conversation = self._fold()
 
     def _fold(self) -> Conversation:
@@ -107,6 +109,9 @@ class SessionWriter:
         except BaseException:
             self.conversation = self._fold()
             raise
+        if not self._epoch_is_said:
+            self._epoch_is_said = True
+            self.log.append(SessionChanged(epoch=self.log.epoch))
         for entry in said:
             self.log.append(entry)
         self._node.dirty(self.feed)
