@@ -69,7 +69,7 @@ def says_something(content: Content) -> bool:
 
 
 def title_of(content: Content) -> str:
-    """A title from a first message: its first line, cut at a word."""
+    """A title from a first message: the beginning of its text, in one line, cut at a word."""
     text = " ".join(text_of(content).split())
     if len(text) <= TITLE_CHARS_MAX:
         return text
