@@ -76,7 +76,14 @@ def encode_entry(encoding: Encoding, stream: str, after: int, upto: int, event: 
         return _encode_session_entry(encoding, stream, after, upto, event)
     if encoding is Encoding.JSON:
         return b'%b,"stream":"%b","after":%d,"upto":%d}' % (_json.encode(event)[:-1], stream.encode(), after, upto)
-    return _packed(event, [("stream", stream), ("after", after), ("upto", upto)])
+    keys, body = _counted(event, 3)
+    return b"%c%b\xa6stream%b\xa5after%b\xa4upto%b" % (
+        keys,
+        body,
+        _msgpack.encode(stream),
+        _msgpack.encode(after),
+        _msgpack.encode(upto),
+    )
 
 
 def _encode_session_entry(encoding: Encoding, session: str, after: int, upto: int, event: Event) -> bytes:
@@ -86,19 +93,20 @@ def _encode_session_entry(encoding: Encoding, session: str, after: int, upto: in
         fields.insert(0, ("stream", session))
     if encoding is Encoding.JSON:
         return b"%b,%b" % (_json.encode(event)[:-1], _json.encode(dict(fields))[1:])
-    return _packed(event, fields)
+    keys, body = _counted(event, len(fields))
+    return b"%c%b%b" % (keys, body, _msgpack.encode(dict(fields))[1:])
 
 
-def _packed(event: Event, fields: list[tuple[str, str | int]]) -> bytes:
-    """The event's map, in MessagePack, with these fields behind its own."""
+def _counted(event: Event, more: int) -> tuple[int, bytes]:
+    """The event's map in MessagePack, in two parts: its first byte, which counts `more` keys than its own; the rest.
+
+    Raises ValueError where they are too many for that byte.
+    """
     body = _msgpack.encode(event)
-    keys = (body[0] & 0x0F) + len(fields)
+    keys = (body[0] & 0x0F) + more
     if body[0] & 0xF0 != 0x80 or keys > _FIXMAP_MAX_KEYS:
         raise ValueError(f"{type(event).__name__} has too many fields to be a frame")
-    parts = [bytes((0x80 | keys,)), body[1:]]
-    for name, value in fields:
-        parts += (_msgpack.encode(name), _msgpack.encode(value))
-    return b"".join(parts)
+    return 0x80 | keys, body[1:]
 
 
 def decode(encoding: Encoding, data: str | bytes, limit_bytes: int) -> dict[str, Any]:
