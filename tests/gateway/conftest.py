@@ -27,6 +27,7 @@ from everstream.gateway.websocket import Connections
 from everstream.providers.registry import Registry
 from everstream.providers.scripted import Scripted
 from everstream.runtime.node import Node
+from everstream.runtime.tools import Tools
 from everstream.settings import Settings
 from everstream.store.memory import MemoryStore
 
@@ -173,6 +174,7 @@ async def serving(
     store: MemoryStore | None = None,
     registry: Callable[[Settings], Registry] | None = None,
     authenticate: Authenticate | None = None,
+    tools: Tools | None = None,
     **given: Any,
 ) -> AsyncIterator[Gateway]:
     """`registry` makes the providers; without it they are `hand` and `scripted`."""
@@ -180,12 +182,15 @@ async def serving(
     hand = Hand()
     settings: Settings = settings_of(**{"goaway_spread_ms": 0, "drain_ms": 0} | given)
     providers = registry(settings) if registry else Registry({"hand": lambda: hand, "scripted": Scripted})
-    node = Node(settings, store, providers)
+    node = Node(settings, store, providers, tools=tools)
     await node.start()
     connections = Connections()
     config = uvicorn_config(node, connections, authenticate=authenticate)
     server = Server(config, node, connections)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    # Only where the listener names its protocol does asyncio switch Nagle's algorithm off, as it is in our server.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(128)
         running = asyncio.create_task(server.serve([listener]))
         try:
             yield Gateway(node, store, hand, listener.getsockname()[1], server)
