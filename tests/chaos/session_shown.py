@@ -30,6 +30,7 @@ class SessionShown:
         self.turns: dict[str, Frame] = {}  # that have not ended
         self.queue: list[str] = []
         self.entries: dict[int, Frame] = {}  # what was shown, by offset
+        self.replaced: list[tuple[int, Frame]] = []  # those that a later snapshot stands for
         self.times: dict[int, float] = {}  # when
         self.wrong: Counter[str] = Counter()
         self.examples: list[str] = []
@@ -122,8 +123,8 @@ class SessionShown:
         self.offset, self.epoch = offset, None
         self.messages = {message["id"]: message for message in frame["messages"]}
         self.more = frame["more"]
-        for beyond in [known for known in self.entries if known > offset]:
-            del self.entries[beyond]
+        self.replaced += self.entries.items()
+        self.entries.clear()
         self._as_of_now(frame)
 
     def _enter(self, kind: str, frame: Frame, at: float) -> None:

@@ -290,7 +290,9 @@ class Device:
         stream = frame.get("stream")
         if self.view is not None and frame.get("id") == OPENING:
             stream = self.view.session
-        if stream is not None:
+        if frame["code"] == "stream.unknown":
+            self.streams.pop(str(stream), None)
+        elif stream is not None:
             self._at(self._loop.time() + RETRY_S, lambda: self._subscribe(stream))
 
     def _go(self, after_ms: int) -> None:
