@@ -182,6 +182,8 @@ class SessionShown:
             self.members[frame["user"]] = frame["role"]
 
     def _change(self, frame: Frame) -> None:
+        if "epoch" in frame:  # another server leads the session from this entry on
+            self._reign(frame["epoch"])
         for name in ("title", "model", "system"):
             if frame.get(name) is not None:
                 setattr(self, name, frame[name])

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from tests.chaos.nodes import Nodes, reading_store, running_nodes
 from tests.chaos.oracle import Kept, count_text, quantile
-from tests.chaos.people import LOOK_S, TURNS_AT_ONCE, Judgement, Party, guarded, party_of, token_of
+from tests.chaos.people import LOOK_S, SENDERS, TURNS_AT_ONCE, Judgement, Party, guarded, party_of, token_of
 from tests.chaos.proxy import Proxy, proxied
 from tests.chaos.session_viewer import Device
 from tests.chaos.socket_line import Frame
@@ -29,6 +29,7 @@ from tests.store.servers import StoreServer
 NODES = 3
 SETTINGS = {"auth": "jwt", "session_turns": TURNS_AT_ONCE, "goaway_spread_ms": 300, "drain_ms": 5_000}
 SHORT_S, LONG_S = 6.0, 120.0
+KILLED_SHARE = 0.3
 ROLL_S = 60.0  # no rolling restart takes longer
 FOUND_S = 30.0
 QUEUE_WAIT_S = 3.0
@@ -86,12 +87,16 @@ async def networks(street: Street, party: Party, chance: random.Random) -> None:
 
 
 async def restarts(street: Street, party: Party, chance: random.Random, every_s: float) -> None:
-    """A server goes, with `goaway`, and another one comes in its place."""
+    """A server goes, with `goaway` or without a word, and another one comes in its place."""
     while True:
         await asyncio.sleep(every_s * chance.uniform(0.5, 1.0))  # pause: a moment that nobody chose
         n = chance.randrange(NODES)
-        assert await street.nodes.terminate(n) == 0
-        street.told["restarted"] += 1
+        if chance.random() < KILLED_SHARE and street.told["restarted"]:
+            await street.nodes.kill(n)
+            street.told["killed"] += 1
+        else:
+            assert await street.nodes.terminate(n) == 0
+            street.told["restarted"] += 1
         await street.nodes.again(n)
 
 
@@ -145,6 +150,11 @@ def only_allowed(party: Party, *more: str) -> None:
             assert error.endswith((*ALLOWED, *more)) or error == "generate: auth.forbidden", device.errors
 
 
+def places_held(party: Party) -> None:
+    """The store has lost nothing, so whoever came back could go on from where he was."""
+    assert not sum(device.seen.snapshots for device in party.every)
+
+
 async def party_in_trouble(
     tmp_path: Path, store: StoreServer, chance: random.Random, lasting_s: float, every_s: float
 ) -> None:
@@ -157,6 +167,7 @@ async def party_in_trouble(
         print(f"people: {dict(street.told)}; {told(party, judgement, began)}")
         judgement.clean()
         only_allowed(party)
+        places_held(party)
 
 
 async def test_fifteen_devices_of_five_people_hold_the_same(
@@ -177,6 +188,7 @@ async def test_fifteen_devices_of_five_people_hold_the_same_for_two_minutes(
 
 TOKENS, RATE = 80, 40.0  # two seconds
 QUEUED, QUEUED_TOKENS = 3, 20
+ASKED_S = 0.03
 NEXT_REIGN_P99_S = 6.0  # generous: it is printed
 
 
@@ -264,6 +276,18 @@ def waits_between(device: Device, row: Row) -> list[float]:
     return found
 
 
+async def hurried(party: Party, chance: random.Random) -> None:
+    """More to be queued, sent just when the leader dies: each is sent again until somebody has accepted it."""
+
+    async def one(user: str) -> None:
+        await asyncio.sleep(chance.uniform(0.0, 2 * ASKED_S))  # pause: a moment that nobody chose
+        params = {"tokens": QUEUED_TOKENS, "rate": 5 * RATE}
+        reply = await party.generate(user, 0, content="And:", params=params, on_busy="queue")
+        assert reply["type"] == "accepted", reply
+
+    await asyncio.gather(*(one(user) for user in SENDERS * 2))
+
+
 async def leaders_killed(tmp_path: Path, store: StoreServer, chance: random.Random, kills: int) -> None:
     nodes = guarded(Nodes(tmp_path, store.tcp_url, NODES, **SETTINGS))
     reigns, waits, rows = [], [], []
@@ -278,10 +302,13 @@ async def leaders_killed(tmp_path: Path, store: StoreServer, chance: random.Rand
             rows.append(row)
             leader = await scouts.leader()
             await asyncio.sleep(chance.uniform(0.0, 1.0))  # pause: a moment that nobody chose
+            asking = asyncio.create_task(hurried(party, chance))
+            await asyncio.sleep(chance.uniform(0.0, ASKED_S))  # pause: some have been accepted, some not yet
             struck = asyncio.get_running_loop().time()
             await nodes.kill(leader)
             restarting = asyncio.create_task(nodes.again(leader))
             try:
+                await asking
                 await party.settled()
             finally:
                 await restarting
@@ -300,6 +327,7 @@ async def leaders_killed(tmp_path: Path, store: StoreServer, chance: random.Rand
     )
     judgement.clean()
     only_allowed(party)
+    places_held(party)
     assert quantile(reigns, 0.99) < NEXT_REIGN_P99_S
 
 
@@ -352,6 +380,7 @@ async def restarted_in_turn(tmp_path: Path, store: StoreServer, chance: random.R
     )
     judgement.clean()
     only_allowed(party)
+    places_held(party)
     assert not sum((device.errors for device in party.every), Counter())["unasked: store.unavailable"]
 
 
