@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext
 from tests.server import ServerProcess
-from tests.web.browser import counted, wait_until
+from tests.web.browser import Chat, Line, counted, wait_until
 from tests.web.people import Visitor, signed
 
 pytestmark = pytest.mark.browser
@@ -76,6 +77,49 @@ def test_two_people_see_the_same_stream_as_it_comes_and_who_has_stopped_it(pair:
     assert ann.figure("end") == "stopped"
     assert ann.answer() == bob.answer()
     assert ann.answer().startswith(shown)
+
+
+@pytest.mark.parametrize("seed", [1, 4])
+def test_whatever_gets_lost_on_the_way_both_end_with_the_same_conversation(
+    browser: Browser, server: ServerProcess, seed: int
+) -> None:
+    """Frames are lost, connections cut, pages loaded anew, by chance; then the network is whole again."""
+    chance = random.Random(seed)
+    contexts = [browser.new_context() for _ in range(2)]
+    try:
+        pages = [context.new_page() for context in contexts]
+        lines = [Line(page) for page in pages]
+        chats = [Chat(pages[0], server.url)]
+        chats[0].choose("scripted/count", tokens=30, rate=60)
+        chats[0].ask("0")
+        chats.append(Chat(pages[1], pages[0].url))
+        chats[1].choose("scripted/count", tokens=30, rate=60)
+        said = 1
+        for _ in range(8):
+            for page, line, chat in zip(pages, lines, chats, strict=True):
+                line.drop = lambda frame: "after" in frame and chance.random() < 0.05
+                what = chance.random()
+                if what < 0.35:
+                    chat.send(str(said))
+                    said += 1
+                elif what < 0.6:
+                    line.cut()
+                elif what < 0.75:
+                    page.reload()
+                    chat.wait_ready()
+                page.wait_for_timeout(chance.randint(10, 200))  # pause: for something to happen meanwhile
+        for line in lines:
+            line.drop = lambda frame: False
+            line.cut()  # what was lost last is noticed when something follows, or somebody comes back
+        for page, chat in zip(pages, chats, strict=True):
+            wait_until(page, lambda chat=chat: [chat.answer(n) for n in range(said)] == [counted(30)] * said, 40)
+            assert sorted(chat.texts(".said .text"), key=int) == [str(number) for number in range(said)]
+            assert chat.texts(".queued, .pending") == []
+        assert chats[0].texts(".said .text") == chats[1].texts(".said .text")
+        assert chats[0].errors == chats[1].errors == []
+    finally:
+        for context in contexts:
+            context.close()
 
 
 def test_a_second_device_counts_and_a_closed_one_goes(come: Come, pair: tuple[Visitor, Visitor]) -> None:

@@ -285,16 +285,18 @@ def test_what_was_said_without_a_connection_is_sent_when_there_is_one_also_after
     line.broken = True
     line.cut()
     chat.wait_connection("waiting")
-    chat.send("Second.")
-    chat.wait_texts(".pending .text", ["Second."])
+    for text in ("Second.", "Third."):
+        chat.send(text)
+    chat.wait_texts(".pending .text", ["Second.", "Third."])
     page.reload()
-    chat.wait_texts(".pending .text", ["Second."])
+    chat.wait_texts(".pending .text", ["Second.", "Third."])
     assert chat.texts(".said .text") == ["First."]
     line.broken = False
-    wait_until(page, lambda: chat.turns == 2)
+    wait_until(page, lambda: chat.turns == 3)
     assert chat.wait_ended() == "complete"
     assert chat.texts(".pending") == []
-    assert len(line.commands("generate")) == 2
+    assert chat.texts(".said .text") == ["First.", "Second.", "Third."]
+    assert len(line.commands("generate")) == 3
 
 
 def test_a_killed_server_comes_back_with_the_queue_and_the_page_notices_nothing_else(

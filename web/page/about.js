@@ -84,9 +84,9 @@ export class About {
       select.append(...ROLES.map((name) => element("option", "", name)));
       select.value = role;
       select.addEventListener("change", async () => {
-        if ((await this.#conversation.addMember(user, select.value)) === null) select.value = role;
+        if ((await this.#conversation.orders.addMember(user, select.value)) === null) select.value = role;
       });
-      const remove = button("plain", "Remove", () => this.#conversation.removeMember(user));
+      const remove = button("plain", "Remove", () => this.#conversation.orders.removeMember(user));
       remove.setAttribute("aria-label", `Remove ${user}`);
       line.append(select, remove);
       return line;
@@ -104,24 +104,24 @@ export class About {
     const { session } = this.#conversation;
     const wanted = { title: $("about-title-field").value.trim(), system: $("about-system").value.trim() };
     const changed = Object.entries(wanted).filter(([name, value]) => value !== session[name]);
-    if (changed.length && (await this.#conversation.update(Object.fromEntries(changed))) === null) return;
+    if (changed.length && (await this.#conversation.orders.update(Object.fromEntries(changed))) === null) return;
     this.#dialog.close();
   }
 
   async #add() {
     const user = $("member-id").value.trim();
-    if (user === "" || (await this.#conversation.addMember(user, $("member-role").value)) === null) return;
+    if (user === "" || (await this.#conversation.orders.addMember(user, $("member-role").value)) === null) return;
     $("member-id").value = "";
     $("about-failure").textContent = "";
   }
 
   async #leave() {
-    await this.#conversation.removeMember(this.#conversation.session.me);
+    await this.#conversation.orders.removeMember(this.#conversation.session.me);
   }
 
   async #export(format) {
     const { title } = this.#conversation.session;
-    const reply = await this.#conversation.exported(format);
+    const reply = await this.#conversation.orders.exported(format);
     if (reply === null) return;
     const link = element("a", "");
     link.href = URL.createObjectURL(new Blob([reply.content], { type: TYPES[format] }));

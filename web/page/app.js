@@ -8,14 +8,15 @@
 
 import { About, confirmed } from "./about.js";
 import { Conversation } from "./conversation.js";
-import { EndKeeper, Speaker } from "./follow.js";
+import { EndKeeper } from "./follow.js";
 import { LogView } from "./log.js";
 import { Meter } from "./meter.js";
-import { Turn, busyTurns, may, noteOf, streamOf, textOf } from "./session.js";
+import { busyTurns, may, streamOf } from "./session.js";
 import { SessionList } from "./sessions.js";
 import { Settings } from "./settings.js";
-import { element } from "./text.js";
 import { Token } from "./token.js";
+import { showTop } from "./top.js";
+import { Voice } from "./voice.js";
 import { State, Wire, addressBeside } from "./wire.js";
 
 const SAVE_EVERY_MS = 1_000;
@@ -44,8 +45,6 @@ const CONNECTION_LABELS = {
 
 class Page {
   #meters = new Map(); // stream -> Meter
-  #spoken = null; // the stream that is read aloud
-  #heard = new Map(); // stream -> how much of it was there when the page came back
   #path = [];
   #drawing = false;
   #stale = true; // more than text has changed since the last drawing
@@ -63,7 +62,7 @@ class Page {
       onForget: () => this.#forgotten(),
     });
     this.settings = new Settings(localStorage);
-    this.speaker = new Speaker($("spoken"));
+    this.voice = new Voice($("spoken"));
     this.end = new EndKeeper($("scroller"), $("to-latest"));
     this.wire = new Wire({
       url: addressBeside(document.baseURI),
@@ -88,7 +87,7 @@ class Page {
     this.list = new SessionList({ ask: (command) => this.wire.request(command), onDelete });
     this.about = new About({ conversation: this.conversation, onDelete });
     this.conversation.restore(sessionInAddress());
-    for (const { stream } of this.#running) this.#heard.set(stream, this.#answerOf(stream).length);
+    if (this.session !== null) this.voice.skip(this.session);
     this.#listen();
     this.#toEnd = true;
     this.#changed();
@@ -145,15 +144,16 @@ class Page {
   /** What the views can have done, by name. */
   #acts() {
     const { conversation } = this;
+    const { orders } = conversation;
     return {
       choose: (above, key) => conversation.choose(above, key),
       edit: (node, text) => conversation.edit(node, text, this.#chosen()),
       regenerate: (node) => conversation.regenerate(node, this.#chosen()),
-      removeQueued: (turn) => conversation.removeQueued(turn),
+      removeQueued: (turn) => orders.removeQueued(turn),
       drop: (request) => conversation.drop(request),
       postAgain: (request) => conversation.postAgain(request, this.#chosen()),
-      approve: (...decision) => conversation.approve(...decision),
-      giveResult: (...result) => conversation.giveResult(...result),
+      approve: (...decision) => orders.approve(...decision),
+      giveResult: (...result) => orders.giveResult(...result),
     };
   }
 
@@ -166,6 +166,7 @@ class Page {
   #say(text) {
     const unmade = this.session === null && this.conversation.requests.some(({ error }) => error === null);
     if (text === "" || this.settings.model === "" || !this.#maySend || unmade) return;
+    this.#dismiss();
     $("prompt").value = "";
     this.#typed(false);
     this.#toEnd = true;
@@ -179,7 +180,7 @@ class Page {
     const now = performance.now();
     if (typing ? this.#typedAt !== 0 && now - this.#typedAt < TYPING_EVERY_MS : this.#typedAt === 0) return;
     this.#typedAt = typing ? now : 0;
-    this.conversation.type(typing);
+    this.conversation.orders.type(typing);
   }
 
   #newChat() {
@@ -193,10 +194,10 @@ class Page {
   #moved() {
     const id = sessionInAddress();
     if (id !== null && id === this.conversation.id) return;
-    this.#notice("");
+    this.#dismiss();
     this.#typedAt = 0;
     this.#meters.clear();
-    this.#spoken = null;
+    this.voice.forget();
     this.#toEnd = true;
     this.conversation.open(id);
   }
@@ -269,9 +270,8 @@ class Page {
   #forgotten() {
     this.wire.close();
     this.list.clear();
-    this.#spoken = null;
+    this.voice.forget();
     this.conversation.forget();
-    $("spoken").textContent = "";
     this.#notice("The token is forgotten.", "Connect again");
   }
 
@@ -313,8 +313,7 @@ class Page {
   }
 
   #made(id, stream) {
-    this.#spoken = stream; // it may have ended before the session is open
-    this.speaker.begin();
+    this.voice.begin(stream);
     history.replaceState(null, "", `#${id}`);
     this.list.load();
   }
@@ -327,7 +326,7 @@ class Page {
 
   #gone(why) {
     history.replaceState(null, "", location.pathname + location.search);
-    this.#spoken = null;
+    this.voice.forget();
     this.#notice(GONE[why] ?? why);
     this.list.load();
   }
@@ -338,29 +337,9 @@ class Page {
   #changed() {
     this.#stale = true;
     this.#path = this.conversation.path;
-    this.#listenTo(this.#path.at(-1)?.node);
+    this.voice.change(this.session, this.#path.at(-1)?.node);
     this.#controls();
     this.#draw();
-  }
-
-  /** Have the answer at the path's end read aloud, as it comes and to its end. */
-  #listenTo(node) {
-    const spoken = this.#spoken;
-    const turn = this.#running.find(({ stream }) => stream === spoken);
-    if (spoken !== null && this.session?.opened && turn?.state !== Turn.RUNNING) {
-      this.#spoken = null;
-      this.speaker.finish(this.#answerOf(spoken), turn ? "A tool call waits." : this.#endOf(spoken));
-    }
-    if (node?.turn?.state !== Turn.RUNNING || node.key === this.#spoken) return;
-    this.#spoken = node.key;
-    this.speaker.begin(this.#heard.get(node.key) ?? 0);
-  }
-
-  #endOf(stream) {
-    const { by, error } = noteOf(this.session, stream);
-    if (error) return `Failed. ${error.message}`;
-    if (this.#messageOf(stream)?.reason !== "cancelled") return "The answer is complete.";
-    return by && by !== this.session.me ? `Stopped by ${by}.` : "Stopped.";
   }
 
   #controls() {
@@ -378,30 +357,11 @@ class Page {
     if (!busy) $("on-busy").value = "queue";
     $("system-field").hidden = session !== null;
     $("show-about").hidden = !session?.role;
-    this.#showTop();
+    showTop(session, this.conversation.typing);
     this.about.show();
     this.list.mark(session);
     clearInterval(this.#ticking);
     if (busy) this.#ticking = setInterval(() => this.#draw(), TICK_EVERY_MS);
-  }
-
-  #showTop() {
-    const { session } = this;
-    const title = session === null ? "New chat" : session.title || "Untitled";
-    $("title").textContent = title;
-    document.title = session?.title ? `${title} – Everstream` : "Everstream";
-    const users = session?.users ?? [];
-    const alone = (session?.members.length ?? 0) < 2 && users.length < 2 && (users[0]?.connections ?? 0) < 2;
-    $("presence").hidden = alone;
-    const people = users.map(({ id, name, connections }) => {
-      const chip = element("li", "", `${name || id}${connections > 1 ? ` ×${connections}` : ""}`);
-      chip.title = connections > 1 ? `${id}, on ${connections} devices` : id;
-      return chip;
-    });
-    $("presence").replaceChildren(...people);
-    const typing = this.conversation.typing;
-    const verb = typing.length > 1 ? "are" : "is";
-    $("typing").textContent = typing.length ? `${typing.join(", ")} ${verb} typing …` : "";
   }
 
   /** Bring the page up to date with the next frame of the screen. */
@@ -422,7 +382,7 @@ class Page {
     if (this.session?.opened || this.conversation.requests.length) this.#toEnd = false;
     if (this.#running.length === 0) return;
     const now = performance.now();
-    if (this.#spoken !== null) this.speaker.follow(this.#answerOf(this.#spoken), now);
+    this.voice.follow(this.session, now);
     if (now - this.#savedAt < SAVE_EVERY_MS) return;
     this.#savedAt = now;
     this.conversation.save();
@@ -441,13 +401,9 @@ class Page {
     });
   }
 
-  #messageOf(stream) {
-    return this.session.messages.find((message) => message.role === "assistant" && message.stream === stream);
-  }
-
-  #answerOf(stream) {
-    const held = streamOf(this.session, stream);
-    return textOf(this.#messageOf(stream)?.content) || held?.text || held?.refusal || "";
+  /** A notice that wants nothing done has been read. */
+  #dismiss() {
+    if ($("notice-action").hidden) this.#notice("");
   }
 
   #notice(text, action = "", act = () => this.#connectNow()) {

@@ -11,6 +11,7 @@
 // What is held changes by frames alone; nothing is shown as done before the server says so.
 
 import { loadChoices, loadTab, saveChoices, saveTab } from "./kept.js";
+import { LOST, Orders } from "./orders.js";
 import { commandOf, isPending, newRequest } from "./outbox.js";
 import { addHistory, busyTurns, isOwn, newSession, positions, readStreams, streamOf, take } from "./session.js";
 import { Verdict, newStream, position, startOver } from "./stream.js";
@@ -22,13 +23,13 @@ const ASK_AGAIN_MS = 2_000; // at most this long until what failed for the momen
 const TYPING_STANDS_MS = 6_000;
 const FRAME_BYTES = 1_048_576; // until a welcome says otherwise
 const TOO_LONG = { code: "protocol.too_large", message: "This is longer than the server takes." };
-const LOST = "connection.lost";
 
 export class Conversation {
   #wire;
   #storage;
   #on;
   #outbox = [];
+  #sending = Promise.resolve(); // until the last of the requests that were sent is answered, or lost
   #choices = {};
   #stopping = []; // turns that are to be stopped
   #typing = new Map(); // user -> the timer that ends it
@@ -42,6 +43,7 @@ export class Conversation {
     this.#wire = wire;
     this.#storage = storage;
     this.#on = on;
+    this.orders = new Orders({ wire, session: () => this.id, failed: on.failed });
     this.session = null;
   }
 
@@ -166,7 +168,7 @@ export class Conversation {
   async earlier() {
     const session = this.session;
     const before = session.messages[0]?.id;
-    const reply = await this.#try({ type: "session.history", session: session.id, before, limit: HISTORY });
+    const reply = await this.orders.history(before, HISTORY);
     if (reply === null || session !== this.session) return;
     addHistory(session, reply);
     this.#changed();
@@ -195,7 +197,7 @@ export class Conversation {
     // The server has what it has accepted: it comes with the session.
     this.#outbox = this.#outbox.filter((request) => request.reply === null || request.system);
     for (const request of this.#outbox) {
-      if (isPending(request)) this.#send(request);
+      if (isPending(request)) this.#sendNext(request);
       else if (request.system) this.#setSystem(request);
     }
     this.#stopAgain();
@@ -280,8 +282,13 @@ export class Conversation {
   #post(fields) {
     const request = newRequest(fields);
     this.#outbox.push(request);
-    this.#send(request);
+    this.#sendNext(request);
     this.#changed();
+  }
+
+  /** One after the other: what is sent at once may arrive in any order. */
+  #sendNext(request) {
+    this.#sending = this.#sending.then(() => this.#send(request));
   }
 
   /** Send what was refused once more, as a request of its own. */
@@ -296,6 +303,7 @@ export class Conversation {
   }
 
   async #send(request) {
+    if (!isPending(request) || !this.#outbox.includes(request)) return;
     const command = commandOf(request);
     const size = new TextEncoder().encode(JSON.stringify(command)).length;
     if (size >= (this.#wire.welcome?.limits?.frame_bytes ?? FRAME_BYTES)) request.error = TOO_LONG;
@@ -314,12 +322,12 @@ export class Conversation {
   #accepted(request, { session, message, stream, epoch }) {
     request.reply = { stream, seen: false };
     if (request.session === null) {
-      if (request.left) this.#wire.send({ type: "unsubscribe", stream });
-      else if (this.session === null) this.#made(session, stream);
+      if (this.session === null && !request.left) this.#made(session, stream);
       request.session = session;
       if (request.system) this.#setSystem(request);
     }
-    if (request.session !== this.id) {
+    if (session !== this.id) {
+      this.#wire.send({ type: "unsubscribe", stream }); // its sender has gone to look at something else
       if (!request.system) this.drop(request);
       return;
     }
@@ -328,7 +336,7 @@ export class Conversation {
     if (held === null) this.session.streams[stream] = newStream(stream, epoch);
     else startOver(held, epoch);
     if (request.choice !== undefined) this.choose(request.choice, request.content === undefined ? stream : message);
-    if (request.session === this.id && !this.session.opened) this.#fetch();
+    if (!this.session.opened) this.#fetch();
     this.#settle({});
   }
 
@@ -339,8 +347,8 @@ export class Conversation {
   }
 
   async #setSystem(request) {
-    const reply = await this.#try({ type: "session.update", session: request.session, system: request.system });
-    if (reply !== null) this.drop(request);
+    const { session, system } = request;
+    if ((await this.orders.set(session, { system })) !== LOST) this.drop(request); // else the next welcome sets it
   }
 
   /** Look at this branch below `above`. */
@@ -377,50 +385,6 @@ export class Conversation {
       this.#stopping = [];
       this.#on.failed(`It could not be stopped. ${error.code}: ${error.message}`);
       this.#changed();
-    }
-  }
-
-  removeQueued({ stream }) {
-    return this.#try({ type: "cancel", stream });
-  }
-
-  update(fields) {
-    return this.#try({ type: "session.update", session: this.id, ...fields });
-  }
-
-  addMember(user, role) {
-    return this.#try({ type: "member.add", session: this.id, user, role });
-  }
-
-  removeMember(user) {
-    return this.#try({ type: "member.remove", session: this.id, user });
-  }
-
-  approve(stream, call_id, approved) {
-    return this.#try({ type: "tool_approval", session: this.id, stream, approvals: [{ call_id, approved }] });
-  }
-
-  /** Give a result of a tool.  The last one is accepted with the stream that goes on. */
-  giveResult(stream, call_id, content, is_error) {
-    const results = [{ call_id, content, ...(is_error && { is_error }) }];
-    return this.#try({ type: "tool_result", session: this.id, stream, results });
-  }
-
-  exported(format) {
-    return this.#try({ type: "session.export", session: this.id, format });
-  }
-
-  type(typing) {
-    this.#wire.send({ type: "typing", session: this.id, typing });
-  }
-
-  /** The reply to a command that is not repeated by itself, or null where it failed: that is told. */
-  async #try(command) {
-    try {
-      return await this.#wire.request(command);
-    } catch (error) {
-      this.#on.failed(error.code === LOST ? "The connection was lost: try again." : `${error.code}: ${error.message}`);
-      return null;
     }
   }
 }
