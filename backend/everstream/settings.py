@@ -107,6 +107,14 @@ class Settings(BaseSettings):
         default="console", description="How log lines are written: for people or for machines."
     )
 
+    # over HTTP
+    default_model: Text = Field(
+        default="scripted/lorem", description="The model that is asked where a request over HTTP cannot name one."
+    )
+    on_disconnect: Literal["continue", "cancel"] = Field(
+        default="continue", description="What becomes of an answer whose HTTP client goes, unless the client says."
+    )
+
     # sessions
     session_messages: Count = Field(default=10_000, description="Messages that a session may have.")
     session_members: Count = Field(default=256, description="Members that a session may have.")

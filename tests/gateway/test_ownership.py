@@ -11,7 +11,7 @@ from tests.gateway.conftest import Client, Gateway, serving
 from tests.gateway.people import Door, person
 from tests.runtime.conftest import until
 
-from everstream.runtime.hub import total_of
+from everstream.runtime.read_back import total_of
 from everstream.store.memory import MemoryStore
 
 DOOR = Door(ann=person("ann"), ann2=person("ann"), bob=person("bob"))

@@ -135,12 +135,12 @@ def decode(encoding: Encoding, data: str | bytes, limit_bytes: int) -> dict[str,
         raise ValueError(f"not valid {encoding.name}") from error
     if not isinstance(frame, dict) or not isinstance(frame.get("type"), str):
         raise ValueError("not a map with a string `type`")
-    if not _shallow(frame, _NESTING_LIMIT):
+    if not shallow(frame, _NESTING_LIMIT):
         raise ValueError("nested too deeply")
     return frame
 
 
-def _shallow(value: object, levels: int) -> bool:
+def shallow(value: object, levels: int = _NESTING_LIMIT) -> bool:
     """Whether `value` nests at most `levels` deep: what is passed on must be safe for other parsers too."""
     layer = [value]
     while layer:

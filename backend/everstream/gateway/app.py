@@ -2,6 +2,7 @@
 
 /ws                    the protocol (one Connection each)
 /  /assets/…           the web page
+/v1/…                  the same streams over HTTP: OpenAI's API, Server-Sent Events
 /healthz  /readyz      liveness; readiness (the store answers, the server is not draining)
 /metrics               Prometheus
 """
@@ -26,7 +27,10 @@ from starlette.websockets import WebSocket
 from everstream.core.errors import FAULTS, EverstreamError
 from everstream.core.wire import SUBPROTOCOLS, Encoding
 from everstream.gateway.auth import Authenticate
+from everstream.gateway.completions import Completions
 from everstream.gateway.connections import Connections
+from everstream.gateway.http_door import HttpDoor
+from everstream.gateway.http_streams import HttpStreams
 from everstream.gateway.metrics import exposition
 from everstream.gateway.revocation import watch_proofs
 from everstream.gateway.websocket import Connection
@@ -97,14 +101,14 @@ class Site:
         self.authenticate = authenticate
         self.connections = Connections()
         self._node: Node | None = None
-        self._allowed_origins: frozenset[str] = frozenset()
+        self.allowed_origins: frozenset[str] = frozenset()
 
     def open(
         self, node: Node, connections: Connections | None = None, authenticate: Authenticate | None = None
     ) -> None:
         """Serve this node, which runs.  `authenticate` is what its settings ask for."""
         origins = node.settings.allowed_origins.split(",")
-        self._allowed_origins = frozenset(part.strip() for part in origins if part.strip())
+        self.allowed_origins = frozenset(part.strip() for part in origins if part.strip())
         self.connections = Connections() if connections is None else connections
         self.authenticate = self._own or authenticate
         watch_proofs(node, self.connections, self.authenticate)
@@ -138,12 +142,19 @@ class Site:
             Route("/healthz", self._healthz),
             Route("/readyz", self._readyz),
             Route("/metrics", self._metrics),
+            *self._http_routes(),
             Route("/", page),
             Mount("/assets", StaticFiles(directory=folder)),
         ]
 
+    def _http_routes(self) -> list[BaseRoute]:
+        """The same streams without a WebSocket."""
+        door = HttpDoor(self)
+        streams = HttpStreams(self, door)
+        return [*streams.routes(), *Completions(self, door, streams).routes()]
+
     async def _websocket(self, websocket: WebSocket) -> None:
-        if not may_connect(websocket.headers.get("origin"), websocket.headers.get("host"), self._allowed_origins):
+        if not may_connect(websocket.headers.get("origin"), websocket.headers.get("host"), self.allowed_origins):
             logger.warning("a page of another site was refused", origin=websocket.headers["origin"][:ORIGIN_CHARS_MAX])
             await websocket.send_denial_response(PlainTextResponse("this origin may not connect\n", status_code=403))
             return
@@ -156,7 +167,9 @@ class Site:
         node, connections = self.node, self.connections
         await websocket.accept(subprotocol=chosen)
         encoding = SUBPROTOCOLS[chosen] if chosen else Encoding.JSON
-        await connections.serve(Connection(websocket, encoding, node, connections, self.authenticate), node)
+        connection = Connection(websocket, encoding, node, connections, self.authenticate)
+        with connections.joined(connection, node):
+            await connection.run()
 
     async def _healthz(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "node": self.node.id})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from everstream.gateway.standing import Standing
@@ -13,10 +14,6 @@ class Connected(Protocol):
     """A connection, as those see it who speak to all of them."""
 
     standing: Standing
-
-    async def run(self) -> None:
-        """From the accepted upgrade until the socket is gone."""
-        ...
 
     async def close(self, code: int, reason: str) -> None: ...
 
@@ -40,12 +37,14 @@ class Connections:
     def __iter__(self) -> Iterator[Connected]:
         return iter(list(self._open))
 
-    async def serve(self, connection: Connected, node: Node) -> None:
+    @contextmanager
+    def joined(self, connection: Connected, node: Node) -> Iterator[None]:
+        """While somebody is connected."""
         self._open.add(connection)
         node.counters.connections += 1
         node.counters.connections_total += 1
         try:
-            await connection.run()
+            yield
         finally:
             self._open.discard(connection)
             node.counters.connections -= 1

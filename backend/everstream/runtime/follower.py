@@ -18,7 +18,8 @@ import structlog
 from everstream.core.errors import EverstreamError
 from everstream.core.log import Offer
 from everstream.runtime.ending import end
-from everstream.runtime.hub import Feed, Hub, log_of
+from everstream.runtime.hub import Feed, Hub
+from everstream.runtime.read_back import log_of
 from everstream.store.base import Push, State, Store
 
 logger = structlog.get_logger(__name__)

@@ -22,10 +22,10 @@ from typing import Any, Protocol
 from everstream.core.cursor import Cursor, Run, runs
 from everstream.core.log import Log, Position
 from everstream.core.order import Phase
-from everstream.core.summary import Summary, fold
 from everstream.runtime.counters import Counters
 from everstream.runtime.meta import Owner, is_session, owner_in
-from everstream.store.base import State, Store
+from everstream.runtime.read_back import log_of
+from everstream.store.base import Store
 
 FRAME_CHARS_MAX = 128 * 1024  # of text in one run: a reader far behind gets several frames
 FRAMES_CACHED_MAX = 64  # a feed; readers in step need one
@@ -278,6 +278,11 @@ class Feed:
             self._moved = asyncio.Event()
         await self._moved.wait()
 
+    async def wait_beyond(self, offset: int) -> None:
+        """Until readers may see more than `offset`, or the stream has ended."""
+        while self.log.committed <= offset and not self.log.ended:
+            await self._move()
+
     async def wait_ended(self) -> int:
         """The offset of `stream_end`, once it is stored."""
         while not self.log.settled:
@@ -385,13 +390,3 @@ class Hub:
         for feed in self._feeds.values():
             feed.close()
         self._feeds.clear()
-
-
-def log_of(state: State) -> Log:
-    """The log that a store's state describes."""
-    head = state.head
-    return Log(head.stream, head.epochs, state.entries, base=state.after, summary=state.summary, marks=state.marks)
-
-
-def total_of(state: State) -> Summary:
-    return fold(state.entries, state.summary)

@@ -27,7 +27,8 @@ import structlog
 from everstream.core.errors import EverstreamError
 from everstream.core.lease import owner_of, partition_of
 from everstream.runtime.ending import end
-from everstream.runtime.hub import Feed, Hub, total_of
+from everstream.runtime.hub import Feed, Hub
+from everstream.runtime.read_back import total_of
 from everstream.runtime.resting import Resting
 from everstream.settings import Settings
 from everstream.store.base import State, Store

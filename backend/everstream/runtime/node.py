@@ -31,10 +31,11 @@ from everstream.runtime.committer import Committer
 from everstream.runtime.counters import Counters
 from everstream.runtime.ending import end
 from everstream.runtime.follower import Follower
-from everstream.runtime.hub import Feed, Hub, log_of
+from everstream.runtime.hub import Feed, Hub
 from everstream.runtime.keeper import Keeper
 from everstream.runtime.meta import Meta, is_session, meta_of
 from everstream.runtime.presence import Presence
+from everstream.runtime.read_back import log_of
 from everstream.runtime.relay import Relay
 from everstream.runtime.resting import Resting
 from everstream.runtime.revoking import REVOKED, tell_revoked

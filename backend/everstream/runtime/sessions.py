@@ -32,8 +32,9 @@ from everstream.providers.registry import Registry
 from everstream.runtime import session_orders as orders
 from everstream.runtime.calls import Calls
 from everstream.runtime.counters import Counters
-from everstream.runtime.hub import Feed, Hub, log_of
+from everstream.runtime.hub import Feed, Hub
 from everstream.runtime.meta import Owner, is_session, meta_of
+from everstream.runtime.read_back import log_of
 from everstream.runtime.session_eraser import erase
 from everstream.runtime.session_index import SessionIndex
 from everstream.runtime.session_leader import SessionLeader
@@ -277,7 +278,8 @@ class Sessions:
             if turn is not None or feed is None or time.monotonic() > deadline:
                 break
             await asyncio.sleep(AGAIN_S)
-        if turn is not None and turn.state == "queued" and not state.head.cancelled:
+        unbegun = turn is not None and turn.state == "queued" and not state.head.tail
+        if unbegun and not state.head.cancelled:
             self._hub.lead(log_of(state), state.head.meta)  # its turn has yet to come
             return
         request = request_of(session, turn, meta.request, self._tools) if turn is not None else None
@@ -323,7 +325,8 @@ class Sessions:
         now = time.monotonic()
         for name, leader in list(self._leaders.items()):
             if not leader.writer.leads:
-                del self._leaders[name]
+                if self._leaders.get(name) is leader:  # and none that came after it
+                    del self._leaders[name]
                 await leader.stop()
             elif leader.session.deleted:
                 await self._erase(leader)

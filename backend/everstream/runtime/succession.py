@@ -28,8 +28,9 @@ from everstream.providers.base import Progress
 from everstream.providers.registry import Registry
 from everstream.runtime.accounts import last_words, progress_of
 from everstream.runtime.counters import Counters
-from everstream.runtime.hub import Feed, Hub, log_of
+from everstream.runtime.hub import Feed, Hub
 from everstream.runtime.meta import meta_of
+from everstream.runtime.read_back import log_of
 from everstream.runtime.relay import Next, Relay
 from everstream.runtime.resting import Resting
 from everstream.settings import Settings
