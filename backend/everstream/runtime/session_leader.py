@@ -24,7 +24,7 @@ from everstream.runtime import session_orders as orders
 from everstream.runtime.hub import Feed, Hub
 from everstream.runtime.session_index import SessionIndex
 from everstream.runtime.session_turns import SessionTurns, now_ms
-from everstream.runtime.session_writer import SessionWriter
+from everstream.runtime.session_writer import Deposed, SessionWriter
 
 logger = structlog.get_logger(__name__)
 
@@ -101,14 +101,15 @@ class SessionLeader:
         done, _ = await asyncio.wait({task}, timeout=ORDER_S)
         if not done:
             raise EverstreamError("store.unavailable", "the store does not answer; what was asked may be done later")
+        if task.cancelled():  # as its leader was let go of: that is no concern of whoever waits here
+            raise Deposed
         return task.result()
 
     async def _perform(self, order: orders.Order) -> dict[str, Any]:
         self.used_at = time.monotonic()
         if isinstance(order, orders.Stop):
             return await self._stop(order)
-        async with self.writer.lock:
-            self.writer.check()
+        async with self.writer.lock, self.writer.deciding():
             fields: dict[str, Any] = await _PERFORM[type(order)](self, order)
             return fields
 
@@ -124,11 +125,11 @@ class SessionLeader:
         session.demand(order.user, "read")  # what he was told before is not for him any more once he was put out
         before = session.sent(order.user, order.request_id)
         if before is not None:
+            await self.turns.settle()  # it may interrupt what could not be stopped at the first try
             return await self._sent(before)
         session.demand(order.user, "send")
         request = self._asking(order)
         turn = "t_" + secrets.token_hex(10)
-        running = session.busy
         writer.asking[turn] = request
         try:
             sent = writer.conversation.send(
@@ -149,9 +150,7 @@ class SessionLeader:
             writer.asking.pop(turn, None)
             raise
         if order.on_busy == "interrupt":
-            for waiting in running:
-                await self.turns.halt(waiting, order.user)
-            await writer.write()
+            await self.turns.settle()
         self.note()
         return await self._sent(sent)
 
@@ -182,8 +181,7 @@ class SessionLeader:
                 await self.turns.halt_stream(turn.stream, order.user)
         quiet = [turn.id for turn in turns if turn.state != "running"]
         if quiet:
-            async with self.writer.lock:
-                self.writer.check()
+            async with self.writer.lock, self.writer.deciding():
                 for turn_id in quiet:
                     still = self.session.turns.get(turn_id)
                     if still is not None and (order.stream is None or still.stream == order.stream):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import msgspec
@@ -31,7 +32,7 @@ from everstream.runtime.fitting import left_out_of
 from everstream.runtime.hub import Feed, Hub
 from everstream.runtime.meta import meta_of
 from everstream.runtime.session_writer import Deposed, SessionWriter
-from everstream.runtime.tools import ToolContext, ToolRunner, Tools
+from everstream.runtime.tools import ToolContext, ToolOutcome, ToolRunner, Tools
 
 logger = structlog.get_logger(__name__)
 
@@ -104,15 +105,30 @@ class SessionTurns:
     # ------------------------------------------------------------------ beginning
 
     async def carry_on(self) -> None:
-        """Go on with what an earlier leader has left.  Raises Deposed."""
+        """Go on with what an earlier leader has left, before any order is carried out.  Raises Deposed.
+
+        While the store is away it is tried again: nobody else would.
+        """
         async with self.writer.lock:
-            for turn in list(self.session.turns.values()):
-                await self._recall(turn)
-                if turn.state == "running":
-                    self._watch(turn.stream)
-                for call_id in turn.started.keys() - turn.results.keys():
-                    self._take_up(turn, turn.calls[call_id])
-            await self.settle()
+            while True:
+                try:
+                    async with self.writer.deciding():
+                        await self._carry_on()
+                    return
+                except EverstreamError as error:
+                    logger.debug("a session waits for the store", session=self.writer.feed.stream, error=error.message)
+                await asyncio.sleep(AGAIN_S)
+
+    async def _carry_on(self) -> None:
+        turns = list(self.session.turns.values())
+        for turn in turns:
+            await self._recall(turn)
+        for turn in turns:
+            if turn.state == "running":
+                self._watch(turn.stream)
+            for call_id in turn.started.keys() - turn.results.keys():
+                self._take_up(turn, turn.calls[call_id])
+        await self.settle()
 
     async def _recall(self, turn: Turn) -> None:
         """Find out what a turn asks."""
@@ -148,6 +164,8 @@ class SessionTurns:
         """Have a turn's stream begun, or ended where the turn is over, by whoever leads it."""
         feed = self._hub.get(stream)
         if feed is not None and feed.led:
+            if stream in self._stopped_by and feed.relay is None and not feed.log.tail:  # while it was being written
+                self._node.end_unbegun(feed, "cancelled")
             look_at_turn(self._node, self.session, feed, self._tools)
         else:
             self.spawn(self._node.tell_leader(stream), "a stream that is led elsewhere")
@@ -157,7 +175,8 @@ class SessionTurns:
         template = self.writer.asking.get(turn.id)
         if template is None:
             return 0
-        request = request_of(session, turn, template, self._tools)
+        whole = replace(turn, left_out=0)  # whatever its last answer had room for
+        request = request_of(session, whole, template, self._tools)
         return left_out_of(request, self._providers.window(request.model))
 
     # ------------------------------------------------------------------ stopping
@@ -194,8 +213,7 @@ class SessionTurns:
     async def _try(self, work: Any) -> bool:
         """Do it under the lock.  False where the store was away: nothing was decided."""
         try:
-            async with self.writer.lock:
-                self.writer.check()
+            async with self.writer.lock, self.writer.deciding():
                 await work()
             return True
         except EverstreamError as error:
@@ -226,7 +244,7 @@ class SessionTurns:
     async def _conclude(self, stream: str, feed: Feed | None) -> None:
         """A turn's stream has ended, or is lost: its answer becomes a message."""
         turn = self.session.turn_of(stream)
-        if turn is None or turn.state != "running" or turn.stream != stream:
+        if turn is None or turn.state != "running" or turn.stream != stream or self.session.deleted:
             return
         total = feed.log.total() if feed is not None else NOTHING
         over = total.end
@@ -239,12 +257,18 @@ class SessionTurns:
             over.finish_reason if over is not None else None,
             over.error if over is not None else None,
         )
-        by = self._stopped_by.pop(stream, None) if answer.reason == "cancelled" else None
+        stopped_by = self._stopped_by.get(stream)
+        by = stopped_by if answer.reason == "cancelled" else None
         self.writer.conversation.answered(turn, answer, now_ms(), by, lambda: account)
+        if turn.state == "waiting" and turn.id in self.session.turns and stopped_by is not None:
+            self.writer.conversation.end(turn, "cancelled", stopped_by, lambda: account)  # its stream was faster
         await self.settle()
+        self._stopped_by.pop(stream, None)
 
     async def settle(self) -> None:
-        """Say what is due, tools to be run and turns to be started, and write it."""
+        """Say what is due, turns to be stopped or started and tools to be run, and write it."""
+        for turn, by in self.writer.conversation.interrupted():
+            await self.halt(turn, by)
         for turn in self.session.busy:
             if turn.state == "waiting":
                 self.writer.conversation.begin_tools(turn)
@@ -265,23 +289,27 @@ class SessionTurns:
     # ------------------------------------------------------------------ tools
 
     def _calls_of(self, turn: Turn, total: Summary) -> list[CallMade]:
-        """The calls of an answer, and for each whether the server runs it."""
-        template = self.writer.asking.get(turn.id)
-        offered = tools_offered(template, self._tools) if template is not None else []
-        made = []
+        """The calls of an answer, and for each whether the server runs it.
+
+        A name that nobody has offered is the server's too, where it has offered any: it tells the model so.
+        """
+        template = self._template(turn)
+        offered = tools_offered(template, self._tools)
+        clients = {tool.name for tool in template.params.tools or ()}
+        made: dict[str, CallMade] = {}
         for called in total.tool_calls:
             name = called.name or ""
             tool = self._tools.get(name) if name in offered else None
-            made.append(
-                CallMade(
-                    called.call_id or f"call_{turn.stream[-8:]}_{called.index}",
-                    name,
-                    called.arguments,
-                    tool is not None,
-                    tool is not None and tool.needs_approval(called.arguments),
-                )
-            )
-        return made
+            call_id = called.call_id
+            if not call_id or call_id in made:  # some models give none, or all the same
+                call_id = f"call_{turn.stream[-8:]}_{called.index}"
+            asks = tool is not None and tool.needs_approval(called.arguments)
+            served = bool(offered) and name not in clients
+            made[call_id] = CallMade(call_id, name, called.arguments, served, asks)
+        return list(made.values())
+
+    def _template(self, turn: Turn) -> Request:
+        return self.writer.asking.get(turn.id) or Request(turn.model, [])
 
     def _take_up(self, turn: Turn, call: CallMade) -> None:
         """An earlier leader began to run a tool: run it again where that does no harm, or say that nobody knows."""
@@ -299,8 +327,11 @@ class SessionTurns:
 
     async def _run_tool(self, turn: Turn, call: CallMade, approved_by: str | None) -> None:
         context = ToolContext(self.writer.feed.stream, turn.id, call.call_id, turn.user, approved_by)
-        self._counters.tools_run += 1
-        outcome = await self._runner.run(call.name, call.arguments, context)
+        if call.name in tools_offered(self._template(turn), self._tools):
+            self._counters.tools_run += 1
+            outcome = await self._runner.run(call.name, call.arguments, context)
+        else:
+            outcome = ToolOutcome(f"there is no tool {call.name}", is_error=True)
         given = Given(call.call_id, outcome.content, outcome.is_error)
         while not await self._try(lambda: self._ran(turn.id, given)):
             pass

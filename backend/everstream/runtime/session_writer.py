@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 import msgspec
@@ -92,6 +93,20 @@ class SessionWriter:
         """Raises Deposed where this node does not lead the session any more."""
         if not self.leads:
             raise Deposed
+
+    @asynccontextmanager
+    async def deciding(self) -> AsyncIterator[None]:
+        """What is said in here is written in here: what an error leaves unwritten was never said.  Under `lock`.
+
+        Raises Deposed where this node does not lead the session any more.
+        """
+        self.check()
+        try:
+            yield
+        except BaseException:
+            if self.conversation.take():
+                self.conversation = self._fold()
+            raise
 
     async def write(self) -> None:
         """Write what was said, wait until the store has it, and begin what follows.
