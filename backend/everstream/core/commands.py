@@ -82,6 +82,9 @@ class Generate(Command, frozen=True, kw_only=True):
         except msgspec.ValidationError as error:
             raise EverstreamError("request.invalid", f"params: {error}") from error
         extra = {name: value for name, value in given.items() if name not in known}
+        wanted = extra.get("app_tools") or []
+        if not (isinstance(wanted, list) and all(isinstance(name, str) for name in wanted)):
+            raise EverstreamError("request.invalid", "params: `app_tools` must be a list of names, or false")
         return Request(self.model or "", self.messages or [], params, extra, self.budget)
 
 
