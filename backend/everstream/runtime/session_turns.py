@@ -260,8 +260,9 @@ class SessionTurns:
         stopped_by = self._stopped_by.get(stream)
         by = stopped_by if answer.reason == "cancelled" else None
         self.writer.conversation.answered(turn, answer, now_ms(), by, lambda: account)
-        if turn.state == "waiting" and turn.id in self.session.turns and stopped_by is not None:
-            self.writer.conversation.end(turn, "cancelled", stopped_by, lambda: account)  # its stream was faster
+        still = self.session.turns.get(turn.id)
+        if still is not None and stopped_by is not None:  # its stream was faster
+            self.writer.conversation.end(still, "cancelled", stopped_by, lambda: account)
         await self.settle()
         self._stopped_by.pop(stream, None)
 

@@ -38,7 +38,8 @@ from everstream.runtime.read_back import log_of
 from everstream.runtime.session_eraser import erase
 from everstream.runtime.session_index import SessionIndex
 from everstream.runtime.session_leader import SessionLeader
-from everstream.runtime.session_turns import SessionTurns, look_at_turn, now_ms, request_of
+from everstream.runtime.session_turns import SessionTurns, now_ms, request_of
+from everstream.runtime.session_unbegun import Unbegun
 from everstream.runtime.session_writer import Deposed, SessionWriter
 from everstream.runtime.succession import LEAD
 from everstream.runtime.tools import ToolRunner, Tools
@@ -100,6 +101,7 @@ class Sessions:
         self._heirs = heirs
         self._counters = counters
         self._leaders: dict[str, SessionLeader] = {}
+        self._unbegun = Unbegun(node, store, hub, tools, self._leaders, self.view)
 
     def __len__(self) -> int:
         return len(self._leaders)
@@ -287,17 +289,7 @@ class Sessions:
 
     async def look(self, stream: str) -> None:
         """The turn of a stream that this node leads has come to something: begin the stream, or end it."""
-        deadline = time.monotonic() + KNOWN_S
-        while time.monotonic() < deadline:
-            feed = self._hub.get(stream)
-            if feed is None or not feed.led or feed.relay is not None or feed.log.tail:
-                return
-            session = await self._hub.find(feed.owner.session)
-            if session is None:
-                return
-            if any(getattr(entry, "stream", None) == stream for entry in session.log.entries):
-                look_at_turn(self._node, self.view(session), feed, self._tools)
-            await asyncio.sleep(AGAIN_S)  # word of the turn, or of its start, may still be on its way
+        await self._unbegun.look(stream)
 
     async def asked(self, owner: Owner, stream: str, template: Request) -> Request:
         """The whole request behind a stream of a session, as far as its messages are still there."""
@@ -321,7 +313,8 @@ class Sessions:
         await leader.stop()
 
     async def rest(self) -> None:
-        """Let go of sessions of which nothing was heard for a while."""
+        """Let go of sessions of which nothing was heard for a while, and see to what was not begun."""
+        await self._unbegun.tend()
         now = time.monotonic()
         for name, leader in list(self._leaders.items()):
             if not leader.writer.leads:
