@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -25,6 +26,18 @@ def quick(chat: Chat, tokens: int = 3) -> None:
 
 def listed(chat: Chat) -> list[str]:
     return [title.strip() for title in chat.texts("#sessions a")]
+
+
+def ask_all(server: ServerProcess, commands: list[dict[str, Any]]) -> None:
+    """Send commands by another connection, each after the reply to the one before it, and after the answer it made."""
+    with connect(server.ws_url, subprotocols=[Subprotocol("everstream.v1.json")]) as socket:
+        for number, command in enumerate([{"type": "hello"}, *commands]):
+            socket.send(json.dumps({"id": number, **command}))
+            while (reply := json.loads(socket.recv(timeout=10))).get("id") != number:
+                pass
+            assert reply["type"] != "error", reply
+            while reply["type"] == "accepted" and json.loads(socket.recv(timeout=10))["type"] != "stream_end":
+                pass
 
 
 # ------------------------------------------------------------------ the list and the address
@@ -70,12 +83,7 @@ def test_a_chat_is_renamed_for_every_device_and_deleted_after_a_question(chat: C
 def test_the_list_comes_a_page_at_a_time_and_newest_first(page: Page, tmp_path_factory: pytest.TempPathFactory) -> None:
     with ServerProcess(tmp_path_factory.mktemp("pages") / "data") as server:
         server.start()
-        with connect(server.ws_url, subprotocols=[Subprotocol("everstream.v1.json")]) as other:
-            other.send(json.dumps({"type": "hello"}))
-            other.recv(timeout=10)
-            for number in range(52):
-                other.send(json.dumps({"type": "session.create", "title": f"chat {number}"}))
-                other.recv(timeout=10)
+        ask_all(server, [{"type": "session.create", "title": f"chat {number}"} for number in range(52)])
         chat = Chat(page, server.url)
         wait_until(page, lambda: len(listed(chat)) == 50)
         assert listed(chat)[0] == "chat 51"
@@ -95,7 +103,7 @@ def test_an_address_that_names_nothing_says_so(chat: Chat, page: Page) -> None:
 
 
 def test_an_answer_goes_on_while_another_chat_is_looked_at(chat: Chat, page: Page) -> None:
-    slow(chat, tokens=120)
+    slow(chat, tokens=80)
     chat.ask("Count in the background.")
     chat.wait_answer(20)
     page.click("#new-chat")
@@ -106,22 +114,25 @@ def test_an_answer_goes_on_while_another_chat_is_looked_at(chat: Chat, page: Pag
     page.locator("#sessions a", has_text="Count in the background.").click()
     chat.wait_texts(".said .text", ["Count in the background."])
     assert chat.wait_ended() == "complete"
-    assert chat.answer() == counted(120)
+    assert chat.answer() == counted(80)
 
 
-def test_earlier_messages_are_loaded_when_they_are_asked_for(chat: Chat, page: Page) -> None:
+def test_earlier_messages_are_loaded_when_they_are_asked_for(chat: Chat, page: Page, server: ServerProcess) -> None:
     quick(chat, tokens=1)
-    asked = 55
-    for number in range(asked):
-        chat.ask(f"number {number}")
-        assert chat.wait_ended() == "complete"
-    page.evaluate("sessionStorage.removeItem('everstream.tab.1')")
-    other = Chat(page.context.new_page(), page.url)
+    chat.ask("number 0")
+    assert chat.wait_ended() == "complete"
+    more = {"type": "generate", "session": page.url.partition("#")[2], "model": "scripted/count"}
+    said = [f"number {number}" for number in range(1, 55)]
+    params = {"tokens": 1, "rate": 0}
+    ask_all(server, [{**more, "content": text, "params": params} for text in said])
+    wait_until(page, lambda: chat.turns == 55)
+    other = Chat(page.context.browser.new_context().new_page(), page.url)
     wait_until(other.page, lambda: len(other.texts(".said")) == 50)
     other.page.click("#earlier")
-    wait_until(other.page, lambda: len(other.texts(".said")) == asked)
-    assert other.texts(".said .text")[0] == "number 0"
+    wait_until(other.page, lambda: len(other.texts(".said")) == 55)
+    assert other.texts(".said .text") == ["number 0", *said]
     assert not other.page.is_visible("#earlier")
+    other.page.context.close()
 
 
 # ------------------------------------------------------------------ branches
@@ -190,9 +201,10 @@ def test_what_is_said_in_an_older_branch_goes_on_there(page: Page, server: Serve
 
 
 def test_what_is_sent_while_an_answer_runs_is_queued_and_can_be_removed(chat: Chat, page: Page) -> None:
-    slow(chat, tokens=100)
+    slow(chat, tokens=60)
     chat.ask("First.")
     chat.wait_answer(10)
+    quick(chat)
     chat.send("Second.")
     chat.wait_texts(".queued .text", ["Second."])
     chat.send("Third.")
@@ -201,7 +213,7 @@ def test_what_is_sent_while_an_answer_runs_is_queued_and_can_be_removed(chat: Ch
     chat.wait_texts(".queued .text", ["Third."])
     wait_until(page, lambda: chat.turns == 2)
     assert chat.state(0) == "complete"
-    assert chat.answer(0) == counted(100)
+    assert chat.answer(0) == counted(60)
     assert chat.texts(".queued") == []
     assert chat.wait_ended() == "complete"
     assert chat.texts(".said .text") == ["First.", "Third."]
@@ -236,9 +248,10 @@ def test_what_is_sent_beside_an_answer_runs_at_the_same_time_on_a_branch(chat: C
 
 
 def test_a_reload_in_mid_answer_keeps_the_queue(chat: Chat, page: Page) -> None:
-    slow(chat, tokens=120)
+    slow(chat, tokens=80)
     chat.ask("First.")
     shown = chat.wait_answer(20)
+    quick(chat)
     chat.send("Second.")
     chat.wait_texts(".queued .text", ["Second."])
     page.reload()
@@ -247,7 +260,7 @@ def test_a_reload_in_mid_answer_keeps_the_queue(chat: Chat, page: Page) -> None:
     assert chat.texts(".queued .text") == ["Second."]
     wait_until(page, lambda: chat.turns == 2)
     assert chat.wait_ended() == "complete"
-    assert (chat.answer(0), chat.answer(1)) == (counted(120), counted(120))
+    assert (chat.answer(0), chat.answer(1)) == (counted(80), counted(3))
 
 
 def test_a_stop_that_the_network_has_eaten_is_told_again_and_stops_nothing_else(
@@ -308,6 +321,7 @@ def test_a_killed_server_comes_back_with_the_queue_and_the_page_notices_nothing_
         slow(chat, tokens=100)
         chat.ask("First.")
         shown = chat.wait_answer(40)
+        quick(chat)
         chat.send("Second.")
         chat.wait_texts(".queued .text", ["Second."])
         server.kill9()
@@ -317,7 +331,7 @@ def test_a_killed_server_comes_back_with_the_queue_and_the_page_notices_nothing_
         assert chat.answer(0).startswith(shown)
         wait_until(page, lambda: chat.turns == 2, within_s=40)
         assert chat.wait_ended() == "complete"
-        assert (chat.answer(0), chat.answer(1)) == (counted(100), counted(100))
+        assert (chat.answer(0), chat.answer(1)) == (counted(100), counted(3))
         assert chat.texts(".said .text") == ["First.", "Second."]
         assert chat.errors == []
 
@@ -375,6 +389,12 @@ def test_a_chat_is_taken_along_as_markdown_and_as_json(chat: Chat, page: Page) -
     quick(chat)
     chat.ask("Count / to three.")
     assert chat.wait_ended() == "complete"
+    quick(chat, tokens=5)
+    page.click(".reply .again")
+    chat.wait_texts(".reply .branches span", ["2 / 2"])
+    assert chat.wait_ended() == "complete"
+    page.click(".reply .branches button[aria-label='Previous version']")
+    wait_until(page, lambda: chat.answer() == counted(3))
     page.click("#show-about")
     contents = {}
     for name in ("markdown", "json"):
@@ -383,5 +403,8 @@ def test_a_chat_is_taken_along_as_markdown_and_as_json(chat: Chat, page: Page) -
         contents[download.value.suggested_filename] = Path(download.value.path()).read_text("utf-8")
     assert list(contents) == ["Count-to-three.md", "Count-to-three.json"]
     assert "Count / to three." in contents["Count-to-three.md"]
-    assert [said["content"] for said in json.loads(contents["Count-to-three.json"])["messages"]][-1] == counted(3)
+    assert counted(3) in contents["Count-to-three.md"]
+    assert counted(4) not in contents["Count-to-three.md"], "it is the path that is looked at"
+    branches = {said["content"] for said in json.loads(contents["Count-to-three.json"])["messages"]}
+    assert branches == {"Count / to three.", counted(3), counted(5)}
     assert complaints == []

@@ -121,7 +121,10 @@ export class About {
 
   async #export(format) {
     const { title } = this.#conversation.session;
-    const reply = await this.#conversation.orders.exported(format);
+    // A text to read is of one path, the one that is looked at; the other kind has all branches.
+    const shown = this.#conversation.path.findLast(({ node }) => node.message !== null);
+    const message = format === "markdown" ? shown?.node.message.id : undefined;
+    const reply = await this.#conversation.orders.exported(format, message);
     if (reply === null) return;
     const link = element("a", "");
     link.href = URL.createObjectURL(new Blob([reply.content], { type: TYPES[format] }));

@@ -35,8 +35,9 @@ export class Orders {
     }
   }
 
-  exported(format) {
-    return this.#ask({ type: "session.export", format });
+  /** The session as a text; `message`: the end of the path that is wanted, or undefined. */
+  exported(format, message) {
+    return this.#ask({ type: "session.export", format, message });
   }
 
   /** Make somebody a member, or change the role of one. */
