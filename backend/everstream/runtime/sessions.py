@@ -51,6 +51,7 @@ logger = structlog.get_logger(__name__)
 ORDER_S = 12.0  # to find the leader of a session, and to have an order carried out: a dead leader's lease included
 ASK_S = 3.0  # for one leader to answer, before it is asked anew who leads
 AGAIN_S = 0.1  # between two looks for a leader
+OWN = "own_"  # requests that were sent without an id get one that begins so
 NOTHING = 2**53 - 1  # read after that: the head alone
 KNOWN_S = 3.0  # for a turn to be named by its session, whose leader may just be saying it
 
@@ -193,6 +194,9 @@ class Sessions:
         """
         if not _may_be_session(session):
             raise unknown()
+        if isinstance(order, orders.Send) and order.request_id is None:
+            # It may have to be given anew below, although it was carried out: a leader can die before it says so.
+            order = msgspec.structs.replace(order, request_id=OWN + secrets.token_hex(10))
         deadline = time.monotonic() + ORDER_S
         while time.monotonic() < deadline:
             outcome = await self._here(session, order)
