@@ -12,6 +12,7 @@ Whoever is put out of it is shown nothing more of its streams either (`look`), f
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,6 +37,7 @@ from everstream.runtime.node import Node
 logger = structlog.get_logger(__name__)
 
 HISTORY = 50  # messages in a snapshot
+SEEK_AGAIN_S, SOUGHT_TIMES = 0.5, 16  # for a stream to be there that its session has named
 
 
 class Opened:
@@ -180,14 +182,26 @@ class OpenSessions:
             self._shell.soon(self._find_and_read(known, stream))
 
     async def _find_and_read(self, known: Opened, stream: str) -> None:
-        try:
-            feed = await self._node.find(stream)
-        except EverstreamError as error:  # erased, or the store is away: the client asks, or comes back
-            logger.info("a stream of a session cannot be read", stream=stream, error=error.message)
+        feed = await self._found_in_time(known, stream)
+        if feed is None:
             known.streams.discard(stream)
-            return
-        if known in self.opened.values() and not self._shell.reads(feed):
+        elif known in self.opened.values() and not self._shell.reads(feed):
             self._shell.attach(feed, START, brought=True)
+
+    async def _found_in_time(self, known: Opened, stream: str) -> Feed | None:
+        """A stream that its session has named; None where it was erased, or is lost: its turn's end says the rest.
+
+        A store that has failed over may have it only when its leader has sent it again.
+        """
+        for _ in range(SOUGHT_TIMES):
+            if known not in self.opened.values():
+                break
+            try:
+                return await self._node.find(stream)
+            except EverstreamError as error:
+                logger.info("a stream of a session cannot be read yet", stream=stream, error=error.message)
+            await asyncio.sleep(SEEK_AGAIN_S)
+        return None
 
     # ------------------------------------------------------------------ opening and closing
 

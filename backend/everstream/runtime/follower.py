@@ -77,7 +77,9 @@ class Follower:
         believed = feed.long_behind(behind, self._clock())
         if believed or (state is not None and self._offer(feed, state) is Offer.FORKED):
             whole = await self._store.read(feed.stream)
-            if whole is not None and not feed.led:
+            if whole is None and believed and not feed.led:  # it was lost with all it had: there is no such stream
+                self._hub.drop(feed.stream)
+            elif whole is not None and not feed.led:
                 feed.replace(log_of(whole), self._clock(), believed=believed and _place_of(whole) < known)
 
     def _offer(self, feed: Feed, state: State) -> Offer:
