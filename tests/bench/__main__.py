@@ -13,12 +13,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.bench import fanout, micro, report
+from tests.bench import fanout, micro, reconnect, report
 from tests.bench.build import NoCompiler, compiler
 from tests.bench.scenarios import QUICK, SCENARIOS, Sample, Scenario, play
 from tests.bench.targets import NAMES, Bench
 
 ROUNDS = 3
+BESIDES = {scene.NAME: scene for scene in (fanout, reconnect)}  # of the server alone
 WARM = Scenario("warm", "the first streams load code and open connections", streams=5, deltas=100, limit_s=30.0)
 
 
@@ -43,7 +44,7 @@ def main(words: list[str] | None = None) -> int:
     about = report.machine()
     played: list[tuple[Scenario, list[Sample]]] = []
     print(f"{about['cpu']}, {about['cores']} cores, Python {about['python']}, load {about['load_average'][0]:.1f}\n")
-    asked = options.scenario or [*rows, fanout.NAME]
+    asked = options.scenario or [*rows, *BESIDES]
     compared = [rows[name] for name in asked if name in rows]
     if compared:
         with Bench(names) as bench:
@@ -56,10 +57,11 @@ def main(words: list[str] | None = None) -> int:
                     print(report.table(scenario, samples) + "\n", flush=True)
     found = report.document(played, about)
     complaints = [c for _, samples in played for s in samples if s.target != "naive" for c in s.complaints]
-    if fanout.NAME in asked and "server" in names:
-        found[fanout.NAME] = fanout.measure(fanout.QUICK if options.quick else fanout.FULL)
-        complaints += found[fanout.NAME]["complaints"]
-        print(fanout.table(found[fanout.NAME]) + "\n", flush=True)
+    for name, scene in BESIDES.items():
+        if name in asked and "server" in names:
+            found[name] = scene.measure(scene.QUICK if options.quick else scene.FULL)
+            complaints += found[name]["complaints"]
+            print(scene.table(found[name]) + "\n", flush=True)
     if not options.scenario:
         found["micro"] = micro.measure(quick=options.quick)
         print(micro.table(found["micro"]))
@@ -71,7 +73,7 @@ def main(words: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="CPU and latency of a token.")
     parser.add_argument(
-        "--scenario", action="append", choices=[*SCENARIOS, fanout.NAME], help="only this one; may be repeated"
+        "--scenario", action="append", choices=[*SCENARIOS, *BESIDES], help="only this one; may be repeated"
     )
     parser.add_argument("--target", action="append", choices=NAMES, help="only this one; may be repeated")
     parser.add_argument("--rounds", type=int, help=f"turns of each target (default {ROUNDS}, quick 1)")

@@ -84,17 +84,17 @@ class Bench:
             floor = self._start(name, [program("floor"), str(self.provider_port)])
             return Target(name, floor.wait_port(), floor, None)
         store, store_socket = self._store(name)
-        port = _free_port()
+        port = free_port()
         if name == "naive":
             words = [sys.executable, "-m", "uvicorn", "tests.bench.naive:app", "--port", str(port)]
             words += ["--log-level", "warning"]
             process = self._start(name, words, REDIS_SOCKET=str(store_socket))
-            process.wait_ready(lambda: _answers(port, "/", 404))
+            process.wait_ready(lambda: answers(port, "/", 404))
         else:
             words = [sys.executable, "-m", "everstream", "serve", "--port", str(port)]
             words += ["--store", f"unix://{store_socket}"]
             process = self._start(name, words)
-            process.wait_ready(lambda: _answers(port, "/readyz", 200))
+            process.wait_ready(lambda: answers(port, "/readyz", 200))
         return Target(name, port, process, store)
 
     def _store(self, owner: str) -> tuple[Process, Path]:
@@ -124,7 +124,7 @@ def environment() -> dict[str, str]:
     return base | {"PYTHONPATH": f"{ROOT / 'backend'}{os.pathsep}{ROOT}"}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -140,7 +140,7 @@ def _accepts(path: Path) -> bool:
         return probe.recv(64).startswith(b"+PONG")
 
 
-def _answers(port: int, path: str, status: int) -> bool:
+def answers(port: int, path: str, status: int) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
     try:
         connection.request("GET", path)

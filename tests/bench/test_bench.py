@@ -15,13 +15,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
 
 from everstream.settings import Settings
-from tests.bench import fanout, micro, report
+from tests.bench import fanout, micro, reconnect, report
 from tests.bench.__main__ import main, turns
 from tests.bench.audience import CountingEncoder, Reader, frames_with_tokens
 from tests.bench.build import NoCompiler, compiler, program
@@ -267,3 +269,68 @@ def test_the_fan_out_can_be_asked_for_alone(
     monkeypatch.setattr(fanout, "measure", lambda size: fanned | {"complaints": ["a reader was forgotten"]})
     assert main(["--scenario", "fanout", "--quick"]) == 1
     assert "! a reader was forgotten" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------- many sessions, one connection that comes back
+
+SOME = reconnect.Size(sessions=8, tokens=25, rounds=1)
+
+
+@pytest.fixture(scope="module")
+def returned() -> dict[str, Any]:
+    try:
+        compiler()
+    except NoCompiler as error:
+        pytest.skip(str(error))
+    return reconnect.measure(SOME)
+
+
+def test_one_hello_brings_every_missed_token_of_every_session_once(returned: dict[str, Any]) -> None:
+    assert returned["complaints"] == []
+    for figures in returned["places"].values():
+        assert figures["client_frames"] == 1
+        assert figures["server_frames"] >= 3 * SOME.sessions
+        assert figures["caught_up_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "faults"),
+    [
+        (["1 2 ", "3 "], []),
+        (["1 ", "3 "], ["1 tokens lost ['2'], 0 came again [], of 3"]),
+        (["1 2 ", "2 3 "], ["0 tokens lost [], 1 came again ['2'], of 3"]),
+        (["2 1 3 "], ["0 tokens lost [], 0 came again [], of 3"]),
+    ],
+)
+async def test_a_server_that_loses_doubles_or_swaps_missed_tokens_is_found(given: list[str], faults: list[str]) -> None:
+    async def server(socket: ServerConnection) -> None:
+        places = json.loads(await socket.recv())["resume"]
+        for place in places:
+            await socket.send(json.dumps({"type": "subscribed", "stream": place["stream"]}))
+        for text in given:
+            await socket.send(json.dumps({"type": "delta_text", "stream": "r_1", "text": text}))
+        await socket.wait_closed()
+
+    async with serve(server, "127.0.0.1", 0) as listening:
+        target: Any = SimpleNamespace(port=listening.sockets[0].getsockname()[1])
+        held = [reconnect.Held("s_1", 1, 2, "r_1", 1, 3)]
+        found = await reconnect.come_back(target, held, reconnect.Size(1, 3, 1), limit_s=0.1)
+    assert found.complaints == [f"r_1: {fault}" for fault in faults]
+    assert (found.sent, found.frames) == (1, 2 + len(given))
+
+
+def test_a_client_that_had_to_ask_again_is_complained_of() -> None:
+    assert reconnect.complaints_of(reconnect.Return(sent=1)) == []
+    assert reconnect.complaints_of(reconnect.Return(sent=2)) == ["the client sent 2 frames"]
+
+
+def test_the_return_can_be_asked_for_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], returned: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(reconnect, "measure", lambda size: returned)
+    assert main(["--scenario", "reconnect", "--quick"]) == 0
+    said = capsys.readouterr().out
+    assert "8 sessions on one connection, 200 missed tokens" in said
+    monkeypatch.setattr(reconnect, "measure", lambda size: returned | {"complaints": ["a token was lost"]})
+    assert main(["--scenario", "reconnect", "--quick"]) == 1
+    assert "! a token was lost" in capsys.readouterr().out
