@@ -60,9 +60,10 @@ class ClientProtocol:
 
     __slots__ = ("_bad_frames", "_frame_bytes_max", "encoding", "state")
 
-    def __init__(self, encoding: Encoding, frame_bytes_max: int) -> None:
+    def __init__(self, encoding: Encoding, frame_bytes_max: int, *, ready: bool = False) -> None:
+        """`ready`: who is there is known already, and `hello` was said in some other way."""
         self.encoding = encoding
-        self.state = ConnectionState.NEW
+        self.state = ConnectionState.READY if ready else ConnectionState.NEW
         self._frame_bytes_max = frame_bytes_max
         self._bad_frames = 0
 
@@ -78,7 +79,7 @@ class ClientProtocol:
                 return self._close("protocol.bad_frame", "too many bad frames in a row")
             return Refuse(error_frame("protocol.bad_frame", str(error)))
         self._bad_frames = 0
-        return self._command(frame)
+        return self.command(frame)
 
     def hello_timed_out(self) -> Refuse | None:
         """The time for `hello` is over; None where it came."""
@@ -86,8 +87,11 @@ class ClientProtocol:
             return None
         return self._close("protocol.hello_expected", "no `hello` in time")
 
-    def _command(self, frame: dict[str, Any]) -> Action:
-        kind = frame["type"]
+    def command(self, frame: dict[str, Any]) -> Action:
+        """One frame that is decoded already."""
+        kind = frame.get("type")
+        if not isinstance(kind, str):
+            return Refuse(error_frame("protocol.bad_frame", "not a map with a string `type`"))
         command_id = frame.get("id")
         if not isinstance(command_id, str | int) or isinstance(command_id, bool):
             command_id = None

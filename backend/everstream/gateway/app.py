@@ -29,6 +29,7 @@ from everstream.core.wire import SUBPROTOCOLS, Encoding
 from everstream.gateway.auth import Authenticate
 from everstream.gateway.completions import Completions
 from everstream.gateway.connections import Connections
+from everstream.gateway.events import Events
 from everstream.gateway.http_door import HttpDoor
 from everstream.gateway.http_streams import HttpStreams
 from everstream.gateway.metrics import exposition
@@ -151,7 +152,7 @@ class Site:
         """The same streams without a WebSocket."""
         door = HttpDoor(self)
         streams = HttpStreams(self, door)
-        return [*streams.routes(), *Completions(self, door, streams).routes()]
+        return [*streams.routes(), *Events(self, door).routes(), *Completions(self, door, streams).routes()]
 
     async def _websocket(self, websocket: WebSocket) -> None:
         if not may_connect(websocket.headers.get("origin"), websocket.headers.get("host"), self.allowed_origins):

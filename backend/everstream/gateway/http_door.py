@@ -115,8 +115,8 @@ class HttpDoor:
         standing.end()
         return standing.principal.id
 
-    async def body(self, request: Request) -> dict[str, Any]:
-        """The JSON map that was sent.  Raises EverstreamError `protocol.too_large` and `request.invalid`."""
+    async def body(self, request: Request, *, lists: bool = False) -> Any:
+        """The JSON map that was sent, or list.  Raises EverstreamError `protocol.too_large` and `request.invalid`."""
         limit = self._served.node.settings.frame_bytes
         received = bytearray()
         async for chunk in request.stream():
@@ -127,7 +127,7 @@ class HttpDoor:
             body = msgspec.json.decode(bytes(received))
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise EverstreamError("request.invalid", "the body is no valid JSON") from error
-        if not isinstance(body, dict) or not shallow(body):
+        if not isinstance(body, dict | list if lists else dict) or not shallow(body):
             raise EverstreamError("request.invalid", "the body must be a JSON object, not nested too deeply")
         return body
 

@@ -181,16 +181,6 @@ class Subscriber:
             return
         self._spawn(self._answer(command))
 
-    async def _start(self, command: Command) -> None:
-        if len(self._tasks) >= self._settings.commands_in_flight:
-            # Many came in one read of the socket: those that need not wait have answered two turns from now.
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-        if len(self._tasks) >= self._settings.commands_in_flight:
-            self.send(error_frame("limit.rate", "too many commands at once", command.id, retry_after_ms=100))
-            return
-        self._spawn(self._answer(command))
-
     def soon(self, work: Coroutine[Any, Any, None]) -> None:
         """Do what nobody has asked for; what fails is said without an id."""
         self._spawn(self._said(work)).add_done_callback(lambda _: work.close())  # it may have ended before it began
