@@ -17,7 +17,7 @@ from everstream.core.events import DeltaThinking, DeltaToolCall
 from everstream.providers.base import Finish, ProviderError
 
 DOOR = Door(ann=person("ann"), ben=person("ben"))
-ASKED = {"model": "scripted/count", "messages": [{"role": "user", "content": "hi"}]}
+ASKED = {"model": "scripted/count", "messages": [{"role": "user", "content": "hi"}], "tokens": 5, "rate": 0}
 
 
 @asynccontextmanager
