@@ -355,6 +355,14 @@ class Hub:
             feed.ended_at = self._clock()
         return feed
 
+    async def confirmed(self, feed: Feed) -> bool:
+        """Whether the store has the end of a feed.  Where a failover has lost that, what was read is forgotten."""
+        state = None if feed.led else await self._store.read(feed.stream, feed.log.tail)
+        held = feed.led or (state is not None and state.head.ended and state.head.epochs == feed.log.epochs)
+        if not (held or feed.led) and self._feeds.get(feed.stream) is feed:
+            self.drop(feed.stream)
+        return held
+
     def sweep(self) -> list[str]:
         """Forget ended feeds that nobody reads, the oldest first where there are too many; returns their streams."""
         now = self._clock()

@@ -230,7 +230,9 @@ class SessionTurns:
                 if feed is not None:
                     async with asyncio.timeout(LOOKED_S):
                         await feed.wait_ended()
+                    if await self._hub.confirmed(feed):
                         return feed
+                    sought_at = time.monotonic()
             except TimeoutError:
                 sought_at = time.monotonic()
                 if feed is not None and not feed.log.tail:  # its leader has not heard that it is to begin
