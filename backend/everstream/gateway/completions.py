@@ -4,7 +4,8 @@
     GET  /v1/models  /v1/models/{model}
 
 What is new is that the answer outlives the client: `X-Everstream-Stream` names its stream, each event has an `id`, and
-`GET /v1/streams/{stream}?format=openai` goes on from there.  `Idempotency-Key` makes a request safe to repeat.
+`GET /v1/streams/{stream}?format=openai` goes on from there.  `Idempotency-Key` makes a request safe to repeat: OpenAI's
+packages repeat by themselves what timed out or failed, and send no key unless they are given one.
 """
 
 from __future__ import annotations
@@ -16,14 +17,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from everstream.core.errors import EverstreamError
-from everstream.gateway.completions_format import CompletionChunks, failure_of, openai_error, whole
-from everstream.gateway.completions_request import CompletionsAsked, asked
-from everstream.gateway.http_door import HttpDoor, Served
-from everstream.gateway.http_streams import HttpStreams, accepted, begun_at_s
-from everstream.gateway.standing import Standing
-from everstream.runtime.hub import Feed
-
-KEY_CHARS_MAX = 256
+from everstream.gateway.completions_format import CompletionChunks, openai_error, whole
+from everstream.gateway.completions_request import asked
+from everstream.gateway.http_answers import ClientGone, HttpAnswers, Refused, refused
+from everstream.gateway.http_door import Handler, HttpDoor, Served, refusal
+from everstream.gateway.http_streams import HttpStreams, begun_at_s
 
 
 class Completions:
@@ -31,53 +29,36 @@ class Completions:
         self._served = served
         self._door = door
         self._streams = streams
+        self._answers = HttpAnswers(served, streams)
 
     def routes(self) -> list[BaseRoute]:
-        route = self._door.route
         return [
-            Route("/v1/chat/completions", route(self._complete, openai_error), methods=["POST", "OPTIONS"]),
-            Route("/v1/models", route(self._models, openai_error), methods=["GET", "OPTIONS"]),
-            Route("/v1/models/{model:path}", route(self._model, openai_error), methods=["GET", "OPTIONS"]),
+            self._route("/v1/chat/completions", self._complete, "POST"),
+            self._route("/v1/models", self._models, "GET"),
+            self._route("/v1/models/{model:path}", self._model, "GET"),
         ]
+
+    def _route(self, path: str, handler: Handler, method: str) -> Route:
+        return Route(path, self._door.route(_advising(handler), openai_error), methods=[method, "OPTIONS"])
 
     async def _complete(self, request: Request) -> Response:
         standing, answers = await self._streams.admitted(request)
         try:
             wanted = asked(await self._door.body(request))
-            feed = await self._begun(request, wanted, standing)
+            feed = await self._answers.begun(request, wanted.request, standing.principal.id, whole=not wanted.streams)
+            model = wanted.request.model
             if not wanted.streams:
+                over = await self._answers.ended(request, feed)
                 standing.end()
-                return await self._whole(feed, wanted)
-            style = CompletionChunks(
-                feed.stream, wanted.request.model, begun_at_s(feed), include_usage=wanted.include_usage
-            )
+                body = whole(feed.log, over, model, begun_at_s(feed))
+                return JSONResponse(body, headers={"x-everstream-stream": feed.stream})
+            style = CompletionChunks(feed.stream, model, begun_at_s(feed), include_usage=wanted.include_usage)
             answer = self._streams.answer(request, feed, 0, style, standing)
         except BaseException:
             standing.end()
             raise
         answers.append(answer)
         return answer
-
-    async def _begun(self, request: Request, wanted: CompletionsAsked, standing: Standing) -> Feed:
-        """The stream of an answer, once its provider has taken the request.
-
-        Raises EverstreamError where it refuses: then the answer's status says so, as OpenAI's own does.
-        """
-        key = request.headers.get("idempotency-key")
-        if key is not None and not 0 < len(key) <= KEY_CHARS_MAX:
-            raise EverstreamError("request.invalid", f"an idempotency key has 1 to {KEY_CHARS_MAX} characters")
-        feed = await self._served.node.generate(wanted.request, standing.principal.id, key)
-        await accepted(feed)
-        total = feed.log.total()
-        failed = failure_of(total.end) if total.end is not None and not total.shows_content else None
-        if failed is not None:
-            raise failed
-        return feed
-
-    async def _whole(self, feed: Feed, wanted: CompletionsAsked) -> Response:
-        await feed.wait_ended()
-        body = whole(feed.log, wanted.request.model, begun_at_s(feed))
-        return JSONResponse(body, headers={"x-everstream-stream": feed.stream})
 
     async def _models(self, request: Request) -> Response:
         await self._door.user(request)
@@ -98,3 +79,21 @@ class Completions:
             for model in models
             if model.usable
         ]
+
+
+def _advising(handler: Handler) -> Handler:
+    """A handler whose refusals say whether OpenAI's packages are to try again, which else go by the status alone."""
+
+    async def advised(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except EverstreamError as error:
+            answer, retryable = refusal(error, openai_error), error.retryable
+        except Refused as fault:
+            answer, retryable = refused(fault, openai_error), fault.error.retryable
+        except ClientGone as fault:
+            return refused(fault)
+        answer.headers["x-should-retry"] = "true" if retryable else "false"
+        return answer
+
+    return advised

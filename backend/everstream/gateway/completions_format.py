@@ -23,9 +23,10 @@ from everstream.core.events import (
 )
 from everstream.core.log import Log
 from everstream.core.summary import Summary
+from everstream.gateway.outcome import failure_of
 from everstream.gateway.sse import event
 
-DONE = b"data: [DONE]\n\n"
+DONE = b"[DONE]"
 # platform.openai.com/docs/guides/error-codes: `type` by status.
 _KINDS = {
     400: "invalid_request_error",
@@ -40,20 +41,6 @@ def openai_error(error: EverstreamError) -> dict[str, Any]:
     """An error as OpenAI's bodies have it; `code` is the protocol's."""
     kind = _KINDS.get(FAULTS[error.code].http_status, "server_error")
     return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}
-
-
-def failure_of(over: StreamEnd) -> EverstreamError | None:
-    """What made an answer less than whole; None where nothing did, or somebody stopped it."""
-    if over.error is not None:
-        return EverstreamError(
-            over.error.code,
-            over.error.message,
-            retryable=over.error.retryable,
-            retry_after_ms=over.error.retry_after_ms,
-        )
-    if over.reason == "interrupted":
-        return EverstreamError("provider.connection", "the answer broke off and could not be carried on")
-    return None
 
 
 def finish_of(over: StreamEnd, calls: bool) -> str:
@@ -72,14 +59,9 @@ def usage_of(usage: Usage) -> dict[str, Any]:
     }
 
 
-def whole(log: Log, model: str, created_s: int) -> dict[str, Any]:
-    """The answer in one piece, of a log that has ended.  Raises EverstreamError where it failed."""
+def whole(log: Log, over: StreamEnd, model: str, created_s: int) -> dict[str, Any]:
+    """The answer in one piece, of a log that came to a good end."""
     total = log.total()
-    over = total.end
-    assert over is not None, "the log has ended"
-    failed = failure_of(over)
-    if failed is not None:
-        raise failed
     message: dict[str, Any] = {"role": "assistant", "content": total.text or None, "refusal": total.refusal or None}
     if total.thinking:
         message["reasoning_content"] = total.thinking
@@ -113,7 +95,11 @@ def _calls(total: Summary) -> list[dict[str, Any]]:
 
 
 class CompletionChunks:
-    """The chunks of one stream.  They follow from its entries alone, so a reader that comes back gets the same."""
+    """The chunks of one stream.  They follow from its entries alone, so a reader that comes back gets the same.
+
+    A delta with a `role` begins the message.  The `id` of the last chunks is that of the place before the end, until
+    `[DONE]` has been said: who loses the connection among them is told all of them again.
+    """
 
     def __init__(self, stream: str, model: str, created_s: int, *, include_usage: bool) -> None:
         self._base = {
@@ -137,28 +123,34 @@ class CompletionChunks:
         if isinstance(said, RequestStart):
             return self._chunk({"role": "assistant", "content": ""}, run.upto)
         if isinstance(said, StreamEnd):
-            return self._end(said, run.upto)
+            return self._end(said, False, run.after, run.upto)
         return b""
 
     def snapshot(self, log: Log) -> bytes:
+        """All of it at once; its `role` says that the message begins anew."""
         total = log.total()
         delta: dict[str, Any] = {"role": "assistant", "content": total.text}
+        if total.refusal:
+            delta["refusal"] = total.refusal
         if total.thinking:
             delta["reasoning_content"] = total.thinking
         if total.tool_calls:
-            delta["tool_calls"] = [{"index": n, **call} for n, call in enumerate(_calls(total))]
-        said = self._chunk(delta, log.committed)
-        return said + self._end(total.end, log.committed) if total.end is not None else said
+            told = zip(total.tool_calls, _calls(total), strict=True)
+            delta["tool_calls"] = [{"index": call.index, **shown} for call, shown in told]
+        if total.end is None:
+            return self._chunk(delta, log.committed)
+        before = log.committed - 1
+        return self._chunk(delta, before) + self._end(total.end, bool(total.tool_calls), before, log.committed)
 
-    def _end(self, over: StreamEnd, offset: int) -> bytes:
+    def _end(self, over: StreamEnd, calls: bool, after: int, upto: int) -> bytes:
         failed = failure_of(over)
         if failed is not None:
-            return event(msgspec.json.encode(openai_error(failed)), offset)
-        said = self._chunk({}, offset, finish_of(over, False))
+            return event(msgspec.json.encode(openai_error(failed)), upto)
+        said = self._chunk({}, after, finish_of(over, calls))
         if self._include_usage:
             chunk = {**self._base, "choices": [], "usage": usage_of(over.usage)}
-            said += event(msgspec.json.encode(chunk), offset)
-        return said + DONE
+            said += event(msgspec.json.encode(chunk), after)
+        return said + event(DONE, upto)
 
     def _chunk(self, delta: dict[str, Any], offset: int, finish: str | None = None) -> bytes:
         chunk: dict[str, Any] = {

@@ -25,6 +25,25 @@ _OURS = frozenset(
         *("prompt_cache_key", *_KNOWN),
     )
 )
+# What OpenAI's clients may say although it is so anyway: other providers refuse what they do not know.
+_SAY_NOTHING: dict[str, Any] = {
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "logprobs": False,
+    "modalities": ["text"],
+    "parallel_tool_calls": True,
+    "response_format": {"type": "text"},
+    "service_tier": "auto",
+}
+# What a stream has no entries for: asked for, paid for, and never shown.
+_NOT_KEPT = {
+    "audio": "answers are text here",
+    "modalities": "answers are text here",
+    "logprobs": "a stream keeps no logprobs",
+    "top_logprobs": "a stream keeps no logprobs",
+    "functions": "use `tools`",
+    "function_call": "use `tool_choice`",
+}
 
 
 class CompletionsAsked(msgspec.Struct, frozen=True):
@@ -35,35 +54,51 @@ class CompletionsAsked(msgspec.Struct, frozen=True):
 
 def asked(body: dict[str, Any]) -> CompletionsAsked:
     """What a body asks for.  Raises EverstreamError `request.invalid`."""
+    body = {name: value for name, value in body.items() if value is not None and not _says_nothing(name, value)}
     model = body.get("model")
     if not isinstance(model, str):
         raise _invalid("`model` is missing")
     check_model(model)
-    if body.get("n") not in (None, 1):
+    if body.get("n", 1) != 1:
         raise _invalid("`n` must be 1: one answer is one stream")
     given = body.get("messages")
     if not isinstance(given, list) or not given:
         raise _invalid("`messages` is missing or empty")
-    options = body.get("stream_options") or {}
+    options = body.get("stream_options", {})
     if not isinstance(options, dict):
         raise _invalid("`stream_options` must be an object")
-    values = {name: body[name] for name in _KNOWN if body.get(name) is not None}
+    streams = body.get("stream", False)
+    if not isinstance(streams, bool):
+        raise _invalid("`stream` must be true or false")
+    for name, why in _NOT_KEPT.items():
+        if name in body:
+            raise _invalid(f"`{name}`: {why}")
+    extra = {name: value for name, value in body.items() if name not in _OURS}
+    request = Request(model, [_message(message) for message in given], _params(body), extra)
+    return CompletionsAsked(request, streams, bool(options.get("include_usage")))
+
+
+def _says_nothing(name: str, value: Any) -> bool:
+    usual = _SAY_NOTHING.get(name)
+    return usual is not None and type(value) in (type(usual), float) and value == usual
+
+
+def _params(body: dict[str, Any]) -> Params:
+    values = {name: body[name] for name in _KNOWN if name in body}
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
     if limit is not None:
         values["max_tokens"] = limit
     if body.get("tools"):
         values["tools"] = [_tool(tool) for tool in _list(body["tools"], "tools")]
-    if body.get("tool_choice") is not None:
+    if "tool_choice" in body:
         values["tool_choice"] = _choice(body["tool_choice"])
-    if body.get("reasoning_effort") is not None:
-        values["thinking"] = body["reasoning_effort"]
+    if "reasoning_effort" in body:
+        effort = body["reasoning_effort"]
+        values["thinking"] = False if effort == "none" else effort
     try:
-        params = msgspec.convert(values, Params)
+        return msgspec.convert(values, Params)
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from error
-    extra = {name: value for name, value in body.items() if name not in _OURS}
-    request = Request(model, [_message(message) for message in given], params, extra)
-    return CompletionsAsked(request, bool(body.get("stream")), bool(options.get("include_usage")))
 
 
 def _message(said: Any) -> Message:
@@ -88,8 +123,13 @@ def _text(content: Any) -> str:
         return ""
     if isinstance(content, str):
         return content
-    parts = [_part(part) for part in _list(content, "content")]
-    return "".join(part.text for part in parts if isinstance(part, TextPart))
+    texts = []
+    for part in _list(content, "content"):
+        said = _part(part)
+        if not isinstance(said, TextPart):
+            raise _invalid("only a user's message may have images")
+        texts.append(said.text)
+    return "".join(texts)
 
 
 def _part(part: Any) -> TextPart | ImagePart:
@@ -108,7 +148,10 @@ def _call(call: Any) -> ToolCall:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise _invalid("a tool call needs `function.name`")
-    return ToolCall(str(call.get("id") or ""), function["name"], str(function.get("arguments") or "{}"))
+    arguments = function.get("arguments") or "{}"
+    if not isinstance(arguments, str):
+        raise _invalid("a tool call's `arguments` must be JSON text")
+    return ToolCall(str(call.get("id") or ""), function["name"], arguments)
 
 
 def _tool(tool: Any) -> Tool:
@@ -123,7 +166,10 @@ def _tool(tool: Any) -> Tool:
 
 def _choice(choice: Any) -> Any:
     if isinstance(choice, dict) and isinstance(choice.get("function"), dict):
-        return {"type": "function", "name": choice["function"].get("name")}
+        name = choice["function"].get("name")
+        if not isinstance(name, str):
+            raise _invalid("`tool_choice` names no function")
+        return {"type": "function", "name": name}
     return choice
 
 

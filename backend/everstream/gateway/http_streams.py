@@ -72,12 +72,12 @@ class HttpStreams:
         """A stream as the answer to a request, from an offset of its present history on."""
         node = self._served.node
         seen = feed.log.position(offset)
-        left = self._canceller(feed) if self._cancels(request) else lambda: None
+        left = self._canceller(feed) if self.cancels(request) else lambda: None
         return SseResponse(
             node, self._served.connections, feed, seen, style, standing, headers=headers, left=left, retry=retry
         )
 
-    def _cancels(self, request: Request) -> bool:
+    def cancels(self, request: Request) -> bool:
         """Whether an answer is to be stopped where its client goes.  Raises EverstreamError `request.invalid`."""
         said = request.headers.get(ON_DISCONNECT, self._served.node.settings.on_disconnect)
         if said not in ("continue", "cancel"):
