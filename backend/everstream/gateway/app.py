@@ -34,6 +34,7 @@ from everstream.gateway.http_door import HttpDoor
 from everstream.gateway.http_streams import HttpStreams
 from everstream.gateway.metrics import exposition
 from everstream.gateway.revocation import watch_proofs
+from everstream.gateway.ui_chat import UiChat
 from everstream.gateway.websocket import Connection
 from everstream.runtime.node import Node
 
@@ -152,7 +153,8 @@ class Site:
         """The same streams without a WebSocket."""
         door = HttpDoor(self)
         streams = HttpStreams(self, door)
-        return [*streams.routes(), *Events(self, door).routes(), *Completions(self, door, streams).routes()]
+        completions, chats = Completions(self, door, streams), UiChat(self, door, streams)
+        return [*streams.routes(), *Events(self, door).routes(), *completions.routes(), *chats.routes()]
 
     async def _websocket(self, websocket: WebSocket) -> None:
         if not may_connect(websocket.headers.get("origin"), websocket.headers.get("host"), self.allowed_origins):

@@ -230,6 +230,13 @@ class Node:
     async def stop_stream(self, stream: str) -> None:
         await self._stopping.stop_stream(stream)
 
+    async def note(self, name: str, value: bytes) -> None:
+        """Keep a small value about a stream for all nodes, for as long as streams are kept."""
+        await self._store.remember(name, value, self.settings.stream_ttl_s)
+
+    async def noted(self, name: str) -> bytes | None:
+        return await self._store.recall(name)
+
     async def revoke(self, proof: str) -> int:
         """Tell every living node, this one too, that a proof holds no more; how many were told.
 
