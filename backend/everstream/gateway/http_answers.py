@@ -67,7 +67,10 @@ class HttpAnswers:
         failed before it showed anything, and ClientGone.
         """
         self._streams.cancels(request)  # refused before anything costs money
-        feed = await self._made(wanted, user, key_of(request), whole=whole)
+        return await self.taken(request, await self._made(wanted, user, key_of(request), whole=whole))
+
+    async def taken(self, request: HttpRequest, feed: Feed) -> Feed:
+        """A stream whose provider has taken the request.  Raises Refused and ClientGone."""
         await self._while_there(request, feed, accepted(feed))
         total = feed.log.total()
         failed = failure_of(total.end) if total.end is not None and not total.shows_content else None

@@ -26,15 +26,17 @@ from starlette.routing import BaseRoute, Route
 
 from everstream.core.errors import EverstreamError
 from everstream.core.events import Request as Generation
+from everstream.gateway.http_answers import ClientGone, HttpAnswers, Refused, refused
 from everstream.gateway.http_door import Handler, HttpDoor, Served, refusal
-from everstream.gateway.http_streams import HttpStreams, accepted
-from everstream.gateway.outcome import failure_of
+from everstream.gateway.http_streams import HttpStreams
 from everstream.gateway.sse import SseResponse
 from everstream.gateway.standing import Standing
 from everstream.gateway.ui_format import HEADERS, UiMessageStream
 from everstream.gateway.ui_request import UiAsked, asked
 from everstream.runtime.hub import Feed
 from everstream.runtime.meta import meta_of
+
+KEPT_HEADERS = ("retry-after", "www-authenticate", "x-everstream-stream")
 
 
 class ChatNote(msgspec.Struct, frozen=True, array_like=True):
@@ -54,6 +56,7 @@ class UiChat:
         self._served = served
         self._door = door
         self._streams = streams
+        self._answers = HttpAnswers(served, streams)
 
     def routes(self) -> list[BaseRoute]:
         return [
@@ -72,7 +75,8 @@ class UiChat:
         try:
             model = request.query_params.get("model") or self._served.node.settings.default_model
             wanted = asked(await self._door.body(request), model)
-            feed = await self._begun(wanted, standing.principal.id)
+            self._streams.cancels(request)  # refused before anything costs money
+            feed = await self._answers.taken(request, await self._begun(wanted, standing.principal.id))
             style = UiMessageStream(feed.stream, wanted.message, _tools_in(wanted.request))
             answer = self._shown(request, feed, style, standing)
         except BaseException:
@@ -82,27 +86,18 @@ class UiChat:
         return answer
 
     async def _begun(self, wanted: UiAsked, user: str) -> Feed:
-        """The stream of an answer, once its provider has taken the request.
-
-        Raises EverstreamError where it refuses: then the answer's status says so.
-        """
+        """The stream of an answer, and the note of it."""
         node = self._served.node
         if not wanted.chat:
-            feed = await node.generate(wanted.request, user, None)
-        else:
-            before = await self._noted(wanted.chat, user)
-            running = await self._running(before, user) if before and before.likeness == wanted.likeness else None
-            if running is None:
-                once = f"ui {wanted.likeness} {before.stream if before else ''}"
-                running = await node.generate(wanted.request, user, once)
-                note = ChatNote(running.stream, wanted.likeness, wanted.message, wanted.earlier)
-                await node.note(_name(wanted.chat, user), msgspec.msgpack.encode(note))
-            feed = running
-        await accepted(feed)
-        total = feed.log.total()
-        failed = failure_of(total.end) if total.end is not None and not total.shows_content else None
-        if failed is not None:
-            raise failed
+            return await node.generate(wanted.request, user, None)
+        before = await self._noted(wanted.chat, user)
+        running = await self._running(before, user) if before and before.likeness == wanted.likeness else None
+        if running is not None:
+            return running
+        once = f"ui {wanted.likeness} {before.stream if before else ''}"
+        feed = await node.generate(wanted.request, user, once)
+        note = ChatNote(feed.stream, wanted.likeness, wanted.message, wanted.earlier)
+        await node.note(_name(wanted.chat, user), msgspec.msgpack.encode(note))
         return feed
 
     def _shown(self, request: Request, feed: Feed, style: UiMessageStream, standing: Standing) -> SseResponse:
@@ -178,12 +173,15 @@ def _told_plainly(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except EverstreamError as error:
-            answer = refusal(error)
-            plain = PlainTextResponse(error.message, answer.status_code)
-            for name in ("retry-after", "www-authenticate"):
-                if name in answer.headers:
-                    plain.headers[name] = answer.headers[name]
-            plain.headers["x-everstream-error"] = error.code
-            return plain
+            answer, fault = refusal(error), error
+        except Refused as failed:
+            answer, fault = refused(failed), failed.error
+        except ClientGone as gone:
+            return refused(gone)
+        plain = PlainTextResponse(fault.message, answer.status_code, {"x-everstream-error": fault.code})
+        for name in KEPT_HEADERS:
+            if name in answer.headers:
+                plain.headers[name] = answer.headers[name]
+        return plain
 
     return told
