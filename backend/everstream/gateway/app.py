@@ -29,10 +29,14 @@ from everstream.core.wire import SUBPROTOCOLS, Encoding
 from everstream.gateway.auth import Authenticate
 from everstream.gateway.completions import Completions
 from everstream.gateway.connections import Connections
+from everstream.gateway.documents import Documents
+from everstream.gateway.event_source import EventSource
 from everstream.gateway.events import Events
+from everstream.gateway.generate_api import GenerateApi
 from everstream.gateway.http_door import HttpDoor
 from everstream.gateway.http_streams import HttpStreams
 from everstream.gateway.metrics import exposition
+from everstream.gateway.rest import Rest
 from everstream.gateway.revocation import watch_proofs
 from everstream.gateway.ui_chat import UiChat
 from everstream.gateway.websocket import Connection
@@ -139,7 +143,10 @@ class Site:
         async def page(request: Request) -> Response:
             return FileResponse(folder / "index.html")
 
+        door = HttpDoor(self)
         return [
+            *Rest(self, door).routes(),
+            *Documents(door, folder).routes(),
             WebSocketRoute("/ws", self._websocket),
             Route("/healthz", self._healthz),
             Route("/readyz", self._readyz),
@@ -154,7 +161,9 @@ class Site:
         door = HttpDoor(self)
         streams = HttpStreams(self, door)
         completions, chats = Completions(self, door, streams), UiChat(self, door, streams)
-        return [*streams.routes(), *Events(self, door).routes(), *completions.routes(), *chats.routes()]
+        generate, sources = GenerateApi(self, door, streams), EventSource(self, door, streams)
+        others = (*completions.routes(), *chats.routes(), *generate.routes(), *sources.routes())
+        return [*streams.routes(), *Events(self, door).routes(), *others]
 
     async def _websocket(self, websocket: WebSocket) -> None:
         if not may_connect(websocket.headers.get("origin"), websocket.headers.get("host"), self.allowed_origins):

@@ -1,6 +1,6 @@
 """Any stream over HTTP: read on from wherever, in whichever format; and stopped.
 
-GET  /v1/streams/{stream}            SSE; `Last-Event-ID` or `?offset=` resumes; `?format=native|openai|ui`
+GET  /v1/streams/{stream}            SSE; `Last-Event-ID` or `?offset=` resumes; `?format=native|openai|ui|generate`
 POST /v1/streams/{stream}/cancel     the stop fence
 """
 
@@ -17,6 +17,7 @@ from everstream.core.errors import EverstreamError
 from everstream.core.events import RequestStart
 from everstream.core.log import Position
 from everstream.gateway.completions_format import CompletionChunks
+from everstream.gateway.generate_format import GenerateChunks
 from everstream.gateway.http_door import HttpDoor, Served
 from everstream.gateway.sse import NATIVE, Format, SseResponse
 from everstream.gateway.standing import Standing
@@ -130,7 +131,9 @@ class HttpStreams:
             return CompletionChunks(feed.stream, model, begun_at_s(feed), include_usage=include)
         if wanted == "ui":
             return UiMessageStream(feed.stream)
-        raise EverstreamError("request.invalid", "`format` is native, openai or ui")
+        if wanted == "generate":
+            return GenerateChunks(feed)
+        raise EverstreamError("request.invalid", "`format` is native, openai, ui or generate")
 
     async def _cancel(self, request: Request) -> Response:
         user = await self._door.user(request)
