@@ -29,7 +29,7 @@ logger = structlog.get_logger(__name__)
 Shape = Callable[[EverstreamError], dict[str, Any]]  # an error as the body of an answer
 Handler = Callable[[Request], Awaitable[Response]]
 CORS_AGE_S = 600
-CORS_HEADERS = "authorization, content-type, last-event-id, x-api-key, x-everstream-on-disconnect"
+CORS_HEADERS = "authorization, content-type, idempotency-key, last-event-id, x-api-key, x-everstream-on-disconnect"
 CORS_SHOWN = "x-everstream-stream, retry-after"
 
 
@@ -145,7 +145,8 @@ async def _answer(handler: Handler, request: Request, shape: Shape) -> Response:
 def _preflight(request: Request) -> Response:
     headers = {
         "access-control-allow-methods": "GET, POST, PUT, PATCH, DELETE",
-        "access-control-allow-headers": CORS_HEADERS,
+        # Packages add names of their own; the page is one that may ask, whatever it calls its headers.
+        "access-control-allow-headers": request.headers.get("access-control-request-headers") or CORS_HEADERS,
         "access-control-max-age": str(CORS_AGE_S),
     }
     return Response(status_code=204, headers=headers)
