@@ -56,6 +56,7 @@ class Device:
         self._silence_s = SILENCE_S
         self._ids = itertools.count(1)
         self._asked: dict[int, tuple[Frame, asyncio.Future[Frame]]] = {}
+        self._lost: set[str] = set()  # streams that no turn had by a snapshot
         self._expected: dict[str, float | None] = {}  # streams that come with the session; when their turns ended
         self._live_from: int | None = None  # the offset after which nothing is a repetition, where that was said
         self._came_at = 0.0
@@ -110,6 +111,17 @@ class Device:
             while not condition():
                 self._news.clear()
                 await self._news.wait()
+
+    async def all_ended(self, within_s: float) -> None:
+        """Wait until all streams that were ever read here have ended.  Raises AssertionError."""
+        try:
+            await self.until(lambda: not self._open_streams(), within_s)
+        except TimeoutError:
+            left = [(name, self.streams[name].offset) for name in self._open_streams()]
+            raise AssertionError(f"streams that do not end: {left}") from None
+
+    def _open_streams(self) -> list[str]:
+        return [name for name, shown in self.streams.items() if shown.end is None and name not in self._lost]
 
     async def is_open(self, within_s: float = 30.0) -> None:
         async with asyncio.timeout(within_s):
@@ -246,7 +258,10 @@ class Device:
         self._news.set()
 
     def _of_session(self, kind: str, frame: Frame, now: float) -> None:
+        snapshots = self.seen.snapshots
         self.seen.take(frame, now)
+        if self.seen.snapshots > snapshots:
+            self._note_lost()
         if kind in ("ok", "snapshot", "subscribed"):
             self._live_from = frame["tail"] if kind == "subscribed" else None
             self._expected |= {turn["stream"]: None for turn in self.seen.running}
@@ -254,6 +269,12 @@ class Device:
             self._expected[frame["stream"]] = None
         elif kind == "turn_end" and frame["stream"] in self._expected:
             self._expected[frame["stream"]] = now
+
+    def _note_lost(self) -> None:
+        """After a snapshot some streams may never end: no turn has them."""
+        view = self.seen
+        known = {turn["stream"] for turn in view.turns.values()} | {m.get("stream") for m in view.messages.values()}
+        self._lost |= {name for name, shown in self.streams.items() if shown.end is None and name not in known}
 
     def _is_live(self, frame: Frame, now: float) -> bool:
         """Whether an entry was made after we came (back): from there on streams are brought along."""
