@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import pytest
 from tests.gateway.conftest import WAIT_S, Client, Gateway, Held, serving
 from tests.gateway.people import Door, person
@@ -23,7 +24,7 @@ from tests.runtime.conftest import CountingStore, until
 from everstream.core.commands import COMMANDS
 from everstream.core.events import DeltaToolCall
 from everstream.providers.base import Finish
-from everstream.runtime.hub import total_of
+from everstream.runtime.read_back import total_of
 from everstream.runtime.tools import Tools
 from everstream.store.memory import MemoryStore
 
@@ -417,6 +418,37 @@ async def test_who_is_removed_in_mid_stream_gets_not_one_more_entry_anywhere() -
                 await nothing_more(client, names.session)
                 assert "too late" not in json.dumps(client.frames)
                 assert (await client.ask("subscribe", stream=names.running))["code"] == NO_STREAM
+
+
+@pytest.mark.parametrize("path", ["/v1/streams/{running}", "/v1/streams/{session}", "/v1/events?at={running}"])
+async def test_who_is_removed_in_mid_stream_gets_not_one_more_event_over_http(path: str) -> None:
+    async with world(*NODES) as place, AsyncExitStack() as stack:
+        await place.fill()
+        names, call = place.names, place.one.hand.calls[3]
+        answers = []
+        for where in NODES:
+            session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(WAIT_S)))
+            url = place.gateways[where].url + path.format(**vars(names))
+            answers.append(await session.get(url, headers={"authorization": f"Bearer {VIC}"}))
+            assert answers[-1].status == 200
+            async for line in answers[-1].content:
+                if b"secret" in line:
+                    break
+        async with place.client(ANN) as ann:
+            assert (await ann.ask("member.remove", session=names.session, user=VIC))["type"] == "ok"
+            call.words("too late")
+            call.end()
+            await ann.ask("subscribe", stream=names.running)
+            await ann.ended(names.running)
+        for answer in answers:
+            if path.startswith("/v1/streams"):
+                assert b"late" not in await answer.read(), "and it is over"
+            else:
+                rest = b""
+                while b"session.unknown" not in rest:
+                    rest += await answer.content.readany()
+                assert b"late" not in rest
+                answer.close()
 
 
 async def test_what_is_stored_together_with_a_removal_is_not_shown_to_who_is_removed() -> None:

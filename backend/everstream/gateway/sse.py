@@ -6,6 +6,8 @@ The `id` of an event is the offset that a reader holds after it, so `Last-Event-
 nothing comes, a comment keeps proxies from closing the connection.  A response that takes nothing holds an offset here,
 and no more: the server waits in `send`, and the next chunk is larger.  Whether the stream goes on without its reader is
 not decided here.
+
+What belongs to a session is shown for as long as its reader is a member: the session is read beside it, for that alone.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from everstream.core.cursor import Cursor, Run
+from everstream.core.errors import EverstreamError
 from everstream.core.log import Log, Position
 from everstream.core.protocol import snapshot_frame
 from everstream.core.wire import Encoding, encode, encode_entry
@@ -26,6 +29,7 @@ from everstream.gateway.connections import Connections
 from everstream.gateway.standing import Standing
 from everstream.runtime.ending import end
 from everstream.runtime.hub import Feed
+from everstream.runtime.meta import is_session
 from everstream.runtime.node import Node
 
 RETRY_MS = 1_000  # after which a browser comes back
@@ -102,6 +106,7 @@ class SseResponse(Response):
         self._more = asyncio.Event()
         self._over = False
         self._leaving: asyncio.TimerHandle | None = None
+        self._session: Feed | None = None
 
     # ------------------------------------------------------------------ as a reader
 
@@ -136,6 +141,8 @@ class SseResponse(Response):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self._feed.detach(self)
+            if self._session is not None:
+                self._session.detach(self)
             self.standing.end()
             if self._leaving is not None:
                 self._leaving.cancel()
@@ -153,8 +160,9 @@ class SseResponse(Response):
         feed, beat_s = self._feed, self._node.settings.heartbeat_ms / 1000
         if self._retry:
             await self._send(send, b"retry: %d\n\n" % RETRY_MS)
+        await self._keep_in_sight()
         feed.attach(self, self._seen)
-        while not self._over:
+        while not self._over and self._may_read():
             self._more.clear()
             cursor = feed.cursors.get(self)  # another one where another history has taken the log's place
             said = self._take(cursor) if cursor is not None else b""
@@ -169,6 +177,26 @@ class SseResponse(Response):
                 except TimeoutError:
                     await self._send(send, COMMENT)
         return feed.log.ended
+
+    async def _keep_in_sight(self) -> None:
+        """Hear of what happens in the session that the stream belongs to, or is."""
+        feed = self._feed
+        name = feed.stream if is_session(feed.stream) else feed.owner.session
+        if not name:
+            return
+        try:
+            self._session = await self._node.sessions.find(name, self.standing.principal.id)
+        except EverstreamError:  # he was put out of it this very moment, or it cannot be found out: he may come back
+            self.stop()
+            return
+        if self._session is not feed:
+            self._session.attach(self, Position(0, 0))
+
+    def _may_read(self) -> bool:
+        if self._session is None:
+            return True
+        session = self._node.sessions.view(self._session)
+        return session.deleted or session.may(self.standing.principal.id, "read")
 
     def _take(self, cursor: Cursor) -> bytes:
         log = self._feed.log
