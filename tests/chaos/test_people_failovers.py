@@ -86,7 +86,7 @@ async def failing_over(
         silence = max(device.longest_silence for device in party.every)
         print(
             f"{name}: {ROUNDS} faults; {judgement.lost} accepted turns lost and announced, "
-            f"{judgement.other} answers whose streams end otherwise, {judgement.differ} answers read to an end that was lost; "
+            f"{judgement.other} answers whose streams end otherwise, {judgement.differ} read to an end that was lost; "
             f"longest silence {silence:.1f} s; {told(party, judgement, began)}"
         )
         judgement.clean()
