@@ -53,6 +53,7 @@ class World(Surroundings):
         super().__init__(rnd, clock, kind)
         self.hosts: list[Host] = []
         self.born = 0
+        self.deleted = False
         self.sent: dict[str, list[dict[str, Any]]] = {}  # replies to each request
         self.refused: dict[str, set[str]] = {}
         self.unsure: set[str] = set()  # requests of which some try came to nothing known
@@ -65,7 +66,8 @@ class World(Surroundings):
 
     @property
     def entries(self) -> list[Event]:
-        return self.disk.records[self.session].entries
+        record = self.disk.records.get(self.session)
+        return record.entries if record is not None else []
 
     @property
     def state(self) -> Session:
@@ -291,6 +293,9 @@ class World(Surroundings):
         self.calm = True
         self.failures = 0.0
         self.weather.clears()
+        if self.chance(0.2):
+            await self._to_nothing()
+            return
         deadline = self.clock.now_s + QUIET_S
         while self.clock.now_s < deadline and not self.faults:
             if len(self.living) < 2:
@@ -302,9 +307,32 @@ class World(Surroundings):
                 if self._quiet():
                     return
                 await self.results()
+                if self.chance(0.1):
+                    await self.stop()
             await asyncio.sleep(0.5)  # pause: between two looks
         if not self.faults:
             self.broken(f"it does not come to rest: {self._unrest()}")
+
+    async def _to_nothing(self) -> None:
+        """The session is deleted in the middle of it all."""
+        self.deleted = True
+        await self.perform("delete", orders.Delete("ann"))
+        deadline = self.clock.now_s + QUIET_S
+        while self.disk.records or [task for task in self.clients if not task.done()]:
+            if self.clock.now_s > deadline:
+                self.broken(f"it does not go away: {list(self.disk.records)}, {self._unrest()}")
+                return
+            if len(self.living) < 2:
+                await self.start()
+            await asyncio.sleep(0.5)  # pause: between two looks
+
+    def _check_nothing(self) -> None:
+        """Nothing is left of a session that was deleted, and nobody was told anything after that."""
+        for follower in self.followers:
+            Audit(TURNS_MAX).take_all(follower.entries)
+        listed = [name for name, ranking in self.disk.rankings.items() if self.session in ranking]
+        if self.disk.records or listed:
+            raise Broken(f"something is left: {list(self.disk.records)}, in the lists of {listed}")
 
     def _unrest(self) -> list[str]:
         open_streams = [s for s, r in self.disk.records.items() if not r.ended and s != self.session]
@@ -320,6 +348,9 @@ class World(Surroundings):
     def check(self) -> None:
         if self.faults:
             raise Broken("; ".join(self.faults))
+        if self.deleted:
+            self._check_nothing()
+            return
         audit = Audit(TURNS_MAX).take_all(self.entries)
         audit.finish()
         self._count()

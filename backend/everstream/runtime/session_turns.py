@@ -341,7 +341,7 @@ class SessionTurns:
 
     async def _ran(self, turn_id: str, given: Given) -> None:
         turn = self.session.turns.get(turn_id)
-        if turn is not None:
+        if turn is not None and not self.session.deleted:
             self.writer.conversation.ran(turn, given, now_ms())
             await self.writer.write()
 

@@ -1,8 +1,9 @@
 """Streams of turns that this node leads and that have not begun: they were made before anything was said of them.
 
 Whoever leads the session says what becomes of each: its turn starts, or it is removed from the queue, or it was never
-said at all, since the store went away in between.  Mostly that is this node, which then acts at once.  Where another
-leads the session, it sends a word, which may be lost.  So what has not begun is looked at now and then, too.
+said at all, since the store went away in between, and nobody knows of it but us.  Mostly that is this node, which then
+acts at once.  Where another leads the session, it sends a word, which may be lost.  So what has not begun is looked at
+now and then, too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from everstream.core.session import Session
+from everstream.core.session_events import TurnQueued, TurnStart
 from everstream.runtime.hub import Feed, Hub
 from everstream.runtime.meta import is_session
 from everstream.runtime.session_leader import SessionLeader
@@ -67,21 +69,42 @@ class Unbegun:
                 await self._look_at(feed)
 
     async def _look_at(self, feed: Feed) -> None:
-        name = feed.owner.session
-        leader = self._leaders.get(name)
-        if leader is not None and leader.writer.leads:
-            if not leader.writer.lock.locked():  # else the stream may be about to be named
+        stream, name = feed.stream, feed.owner.session
+        leader = self._leader(name)
+        if leader is not None:
+            if leader.writer.lock.locked():  # the stream may be about to be named
+                return
+            if stream in leader.streams():
                 look_at_turn(self._node, leader.session, feed, self._tools)
+            else:
+                await self._purge(stream)
             return
         followed = await self._hub.find(name)
-        if followed is not None and self._view(followed).turn_of(feed.stream) is not None:
-            look_at_turn(self._node, self._view(followed), feed, self._tools)
-            return
-        # That nobody knows it, only the store can say: an earlier reign of ours can add nothing to what it holds.
-        state = await self._store.read(name)
-        leader = self._leaders.get(name)
-        if leader is None or not leader.writer.leads:
-            look_at_turn(self._node, Session(state.entries if state is not None else ()), feed, self._tools)
+        session: Session | None = self._view(followed) if followed is not None else None
+        if session is None or session.turn_of(stream) is None:
+            session = await self.naming(stream, name)
+        if session is not None and self._leader(name) is None:
+            look_at_turn(self._node, session, feed, self._tools)
+
+    async def naming(self, stream: str, session: str) -> Session | None:
+        """The session that has named a stream, which has no entry yet.  None: it never did, so the stream is purged.
+
+        Only the store can say so: a reign of ours that is over can add nothing to what it holds.
+        """
+        state = await self._store.read(session)
+        entries = state.entries if state is not None else []
+        if any(isinstance(entry, TurnStart | TurnQueued) and entry.stream == stream for entry in entries):
+            return Session(entries)
+        await self._purge(stream)
+        return None
+
+    async def _purge(self, stream: str) -> None:
+        await self._store.purge([stream])
+        self._hub.drop(stream)
+
+    def _leader(self, session: str) -> SessionLeader | None:
+        leader = self._leaders.get(session)
+        return leader if leader is not None and leader.writer.leads else None
 
 
 def _waits(feed: Feed) -> bool:

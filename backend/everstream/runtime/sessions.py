@@ -284,6 +284,11 @@ class Sessions:
             if turn is not None or feed is None or time.monotonic() > deadline:
                 break
             await asyncio.sleep(AGAIN_S)
+        if turn is None and not state.head.tail:
+            named = await self._unbegun.naming(state.head.stream, meta.session)
+            if named is None:
+                return
+            session, turn = named, named.turn_of(state.head.stream)
         unbegun = turn is not None and turn.state == "queued" and not state.head.tail
         if unbegun and not state.head.cancelled:
             self._hub.lead(log_of(state), state.head.meta)  # its turn has yet to come
@@ -325,7 +330,7 @@ class Sessions:
                 if self._leaders.get(name) is leader:  # and none that came after it
                     del self._leaders[name]
                 await leader.stop()
-            elif leader.session.deleted:
+            elif leader.session.deleted and not leader.writer.log.dirty:  # and another may lead it while it is
                 await self._erase(leader)
             elif leader.idle and now - leader.used_at >= self._settings.session_rest_s:
                 await self._let_go(leader, None)
