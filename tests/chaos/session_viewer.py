@@ -33,7 +33,7 @@ OPENING = "open"  # the id of a `session.open`
 
 
 class Device:
-    """Use as an async context manager.  `errors` counts what was refused; `wrong` what must not be."""
+    """Use as an async context manager.  `errors` counts what was refused, `closes` how connections ended."""
 
     def __init__(self, token: str, addresses: Sequence[Address], chance: random.Random) -> None:
         self._loop = asyncio.get_running_loop()
