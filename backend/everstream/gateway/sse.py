@@ -33,7 +33,9 @@ from everstream.runtime.meta import is_session
 from everstream.runtime.node import Node
 
 RETRY_MS = 1_000  # after which a browser comes back
-COMMENT = b": still here\n\n"
+# No empty line follows these: OpenAI's package takes one for the end of an event without data, once it has seen an id.
+COMMENT = b": still here\n"
+RETRY = b"retry: %d\n" % RETRY_MS
 HEADERS = {
     "cache-control": "no-cache, no-transform",
     "x-accel-buffering": "no",  # nginx: pass on what comes as it comes
@@ -159,7 +161,7 @@ class SseResponse(Response):
         """Send what there is and what comes.  False where the reader went before the end."""
         feed, beat_s = self._feed, self._node.settings.heartbeat_ms / 1000
         if self._retry:
-            await self._send(send, b"retry: %d\n\n" % RETRY_MS)
+            await self._send(send, RETRY)
         await self._keep_in_sight()
         feed.attach(self, self._seen)
         while not self._over and self._may_read():
