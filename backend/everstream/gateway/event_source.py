@@ -33,7 +33,7 @@ from everstream.core.log import Log
 from everstream.gateway.http_door import HttpDoor, Served
 from everstream.gateway.http_streams import HttpStreams
 from everstream.gateway.outcome import failure_of
-from everstream.gateway.sse import HEADERS, RETRY_MS
+from everstream.gateway.sse import HEADERS, RETRY
 from everstream.runtime.hub import Feed
 
 PROMPT_CHARS_MAX = 8_192  # some proxies take no URL that is longer than that
@@ -183,4 +183,4 @@ def _said(said: dict[str, Any], name: str) -> bytes:
 
 def _at_once(body: bytes) -> Response:
     """A stream that is over as soon as it has begun."""
-    return Response(b"retry: %d\n\n%b" % (RETRY_MS, body), media_type="text/event-stream", headers=HEADERS)
+    return Response(RETRY + b"\n" + body, media_type="text/event-stream", headers=HEADERS)
