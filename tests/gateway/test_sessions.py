@@ -244,3 +244,18 @@ async def test_fifty_sessions_are_listed_in_pages_and_searched_by_nobody_else() 
             if str(frame.get("id", "")).startswith("o"):
                 assert frame["type"] == "ok"
                 replies.add(frame["id"])
+
+
+async def test_a_first_message_that_cannot_be_sent_leaves_no_session() -> None:
+    store = MemoryStore()
+    async with serving(store) as leader, serving(store.beside(), lead=False) as other:
+        for gateway in (leader, other):
+            async with gateway.client() as client:
+                made_before = await made(client, request_id="once")
+                for wrong in ({"model": "no/model"}, {"content": " "}, {"parent": "m_1"}, {"params": {"tokens": -1}}):
+                    asked = {"model": "scripted/count", "content": "hi", "request_id": "once"} | wrong
+                    assert (await client.ask("generate", **asked))["type"] == "error"
+                listed = (await client.ask("session.list"))["sessions"]
+                assert [card["session"] for card in listed] == [made_before]
+                await client.ask("session.delete", session=made_before)
+        assert not store.disk.records

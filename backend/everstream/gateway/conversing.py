@@ -13,6 +13,7 @@ Whoever is put out of it is shown nothing more of its streams either (`look`), f
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,6 +31,7 @@ from everstream.core.session_events import SessionChanged, TurnEnd, TurnStart
 from everstream.gateway.reading import read_stream
 from everstream.gateway.session_replies import exported, located, opened
 from everstream.gateway.shell import START, Shell
+from everstream.gateway.sight import Sight
 from everstream.runtime import session_orders as orders
 from everstream.runtime.hub import Feed
 from everstream.runtime.node import Node
@@ -53,20 +55,10 @@ class Opened:
         self.due: list[str] = []
 
 
-class Sight:
-    """The reader of sessions that are not open here, for a connection that reads streams of theirs."""
-
-    __slots__ = ("wake",)
-
-    def __init__(self, shell: Shell) -> None:
-        self.wake = shell.wake
-
-
 class OpenSessions:
     def __init__(self, shell: Shell, node: Node) -> None:
         self.opened: dict[Feed, Opened] = {}
-        self._in_sight: set[Feed] = set()
-        self._sight = Sight(shell)
+        self.sight = Sight(shell)
         self._shell = shell
         self._node = node
         self._sessions = node.sessions
@@ -74,7 +66,7 @@ class OpenSessions:
     @property
     def any(self) -> bool:
         """Whether anything of a session is read here."""
-        return bool(self.opened or self._in_sight)
+        return bool(self.opened or self.sight)
 
     @property
     def _user(self) -> str:
@@ -84,30 +76,27 @@ class OpenSessions:
         """The connection is over."""
         for feed in self.opened:
             self._node.presence.leave(feed.stream, self._shell)
-        for feed in self._in_sight:
-            feed.detach(self._sight)
-        self._in_sight.clear()
+        self.sight.end()
 
     # ------------------------------------------------------------------ what happens in them
 
     def look(self, ready: Iterable[Feed]) -> None:
         """Before anything of these feeds is shown: leave what this user may not read any more."""
         for feed in ready:
-            if feed in self.opened or feed in self._in_sight:
+            if feed in self.opened or feed in self.sight:
                 session = self._sessions.view(feed)
                 if not session.may(self._user, "read") and not session.deleted:
                     self._put_out(feed)
 
     def keep_in_sight(self, name: str) -> None:
         """A stream of this session is read here."""
-        if any(feed.stream == name for feed in (*self.opened, *self._in_sight)):
+        if any(feed.stream == name for feed in (*self.opened, *self.sight)):
             return
         feed = self._node.hub.get(name)
         if feed is None:
             self._shell.soon(self._find_and_see(name))
             return
-        self._in_sight.add(feed)
-        feed.attach(self._sight, START)
+        self.sight.keep(feed)
 
     async def _find_and_see(self, name: str) -> None:
         try:
@@ -116,16 +105,6 @@ class OpenSessions:
             self._leave_streams(name)
             raise
         self.keep_in_sight(name)
-
-    def left(self, name: str) -> None:
-        """A stream of this session is not read here any more."""
-        if self._in_sight and not any(feed.owner.session == name for feed in self._shell.reading):
-            self._lose_sight(name)
-
-    def _lose_sight(self, name: str) -> None:
-        for feed in [feed for feed in self._in_sight if feed.stream == name]:
-            self._in_sight.discard(feed)
-            feed.detach(self._sight)
 
     def notice(self, feed: Feed) -> None:
         """Look at the entries that are about to be shown."""
@@ -164,7 +143,7 @@ class OpenSessions:
         for other in self._shell.reading:
             if other.owner.session == session:
                 self._shell.leave(other)
-        self._lose_sight(session)
+        self.sight.lose(session)
 
     def _bring(self, known: Opened, stream: str) -> None:
         """Read a stream of an open session, from its start."""
@@ -215,7 +194,7 @@ class OpenSessions:
             raise EverstreamError("limit.streams", f"a connection may have {limit} sessions open")
         known = self.opened[feed] = Opened(feed.log, seen.offset)
         known.streams.update(streams)
-        self._lose_sight(feed.stream)
+        self.sight.lose(feed.stream)
         self._node.presence.enter(feed.stream, self._shell.user, self._shell)
         return known
 
@@ -288,8 +267,8 @@ class OpenSessions:
             raise EverstreamError("node.draining", "this server is going away: connect again")
         name = command.session
         if name is None:
-            changed = SessionChanged(model=command.model)
-            name = await self._sessions.create(self._user, changed, {}, command.request_id)
+            made_by = None if command.request_id is None else f"generate {command.request_id}"
+            name = await self._sessions.create(self._user, SessionChanged(model=command.model), {}, made_by)
         parent = command.parent
         follows = parent is msgspec.UNSET
         order = orders.Send(
@@ -301,7 +280,19 @@ class OpenSessions:
             command.on_busy,
             command.request_id,
         )
-        await self._accept(name, order, command.id)
+        try:
+            await self._accept(name, order, command.id)
+        except EverstreamError as error:
+            if command.session is None and error.code != "store.unavailable":  # then it may be done all the same
+                await self._withdraw(name)
+            raise
+
+    async def _withdraw(self, name: str) -> None:
+        """Erase a session that was made for a message which cannot be sent."""
+        with contextlib.suppress(EverstreamError):
+            _, session = await self._found(name)
+            if not session.messages and not session.turns:
+                await self._sessions.perform(name, orders.Delete(self._user))
 
     async def _accept(self, name: str, order: orders.Order, command_id: Id) -> None:
         """Give an order that makes a stream: the reply first, then the stream from 0."""

@@ -249,4 +249,4 @@ class Subscriber:
         self._brought.discard(feed)
         feed.detach(self)
         if feed.owner.session:
-            self.sessions.left(feed.owner.session)
+            self.sessions.sight.left(feed.owner.session)
