@@ -4,8 +4,9 @@
     session.open    with `offset`, `epoch` and `responses`
 
 Which way, to which server and after which pause is chance.  Commands are sent again on the next connection until they
-have a reply, so those that make something carry a `request_id`.  A device that is told to go away goes, at a moment of
-its own, and asks for nothing more on that connection.
+have a reply, so those that make something carry a `request_id`; but only when all places have been taken again, for a
+repeated `generate` begins its stream anew, and would cross with the resumption of it.  A device that is told to go away
+goes, at a moment of its own, and asks for nothing more on that connection.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Device:
         self._silence_s = SILENCE_S
         self._ids = itertools.count(1)
         self._asked: dict[int, tuple[Frame, asyncio.Future[Frame]]] = {}
+        self._awaited: set[str] = set()  # places that were named, and not answered yet
         self._lost: set[str] = set()  # streams that no turn had by a snapshot
         self._expected: dict[str, float | None] = {}  # streams that come with the session; when their turns ended
         self._live_from: int | None = None  # the offset after which nothing is a repetition, where that was said
@@ -185,9 +187,12 @@ class Device:
         opened = self.view is not None and self.view.opened
         resumes = opened and self._chance.random() < 0.5
         places = [{"stream": self.seen.session, **self.seen.place}, *self._places()] if resumes else []
+        self._awaited = {place["stream"] for place in places}
         line.send({"type": "hello", "id": 0, "client": "chaos", "token": self._token, "resume": places})
         if self.view is not None and not resumes:
-            self._send_open()
+            places = self._places()
+            self._awaited = {place["stream"] for place in places} | ({self.view.session} if opened else set())
+            self._send_open(places)
         self._listen(line)
 
     def _places(self) -> list[Frame]:
@@ -196,11 +201,11 @@ class Device:
         held = [shown.place for name, shown in self.streams.items() if shown.end is None or name in running]
         return held + [{"stream": name} for name in running if name not in self.streams]
 
-    def _send_open(self) -> None:
+    def _send_open(self, places: Sequence[Frame] = ()) -> None:
         if self._line is not None:
             command: Frame = {"type": "session.open", "id": OPENING, "session": self.seen.session, "history": HISTORY}
             if self.seen.opened:
-                command |= {**self.seen.place, "responses": self._places()}
+                command |= {**self.seen.place, "responses": places}
             self._line.send(command)
 
     def _subscribe(self, stream: str) -> None:
@@ -208,7 +213,7 @@ class Device:
         if self._line is None:
             return
         if stream == self.seen.session:
-            self._send_open()
+            self._send_open(self._places())
         elif self.streams.setdefault(stream, Shown(stream)).end is None:
             self._line.send({"type": "subscribe", **self.streams[stream].place})
 
@@ -255,6 +260,8 @@ class Device:
         asked = self._asked.get(number) if isinstance(number, int) else None
         if asked is not None and not asked[1].done():
             asked[1].set_result(frame)
+        if kind in ("ok", "subscribed", "snapshot") or (kind == "error" and stream.startswith("r_")):
+            self._placed(self.seen.session if number == OPENING else stream)
         self._news.set()
 
     def _of_session(self, kind: str, frame: Frame, now: float) -> None:
@@ -300,9 +307,21 @@ class Device:
     def _welcomed(self, frame: Frame) -> None:
         self.node = frame["node"]
         self._silence_s = HEARTBEATS_MISSED_MAX * frame["heartbeat_ms"] / 1000
+        if not self._awaited:
+            self._take_up()
+
+    def _placed(self, name: str) -> None:
+        """One of the places that were named has been answered."""
+        if name in self._awaited:
+            self._awaited.discard(name)
+            if not self._awaited:
+                self._take_up()
+
+    def _take_up(self) -> None:
+        """Send what has had no reply on earlier connections."""
         self._open.set()
         for command, done in self._asked.values():
-            if not done.done() and self._line is not None:
+            if not done.done() and self._line is not None and not self._going:
                 self._line.send(command)
 
     def _failed(self, frame: Frame) -> None:
