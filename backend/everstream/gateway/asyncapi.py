@@ -7,7 +7,6 @@ it (asyncapi.com/docs/reference/specification/v3.0.0), what the server `receive`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -20,7 +19,7 @@ from everstream.core.protocol import PROTOCOL_VERSION
 from everstream.core.session_events import SESSION_EVENTS
 from everstream.core.wire import SUBPROTOCOLS
 from everstream.gateway import replies
-from everstream.gateway.openapi import schemas_of
+from everstream.gateway.openapi import reached, schemas_of
 
 Shape = type[msgspec.Struct]
 
@@ -178,19 +177,7 @@ def _described(frames: dict[str, Frame]) -> tuple[dict[str, Any], dict[str, Any]
             payload["properties"]["code"] = payload["properties"]["code"] | {"enum": list(FAULTS)}
         messages[name] = {"name": frame.kind, "title": frame.kind, "summary": frame.what, "payload": payload}
     # A type that is only ever a frame is described as that frame.
-    referred = set(_referred([*components.values(), *messages.values()]))
-    return messages, {name: schema for name, schema in sorted(components.items()) if name in referred}
-
-
-def _referred(schema: Any) -> Iterator[str]:
-    """The names of the schemas that a schema refers to."""
-    if isinstance(schema, dict):
-        if isinstance(schema.get("$ref"), str):
-            yield schema["$ref"].rpartition("/")[2]
-        schema = list(schema.values())
-    if isinstance(schema, list):
-        for part in schema:
-            yield from _referred(part)
+    return messages, reached(messages, components)
 
 
 def _operations() -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 `openapi` makes `/openapi.json` of it.  What a row is asked with is one type: its fields are found in the path, and the
 others in the query, or in the body where the method has one.  The rows of sessions are in `rest`, which also carries
-them out by this table; those below describe what other modules serve.
+them out by this table; those of what other modules serve are in `described_routes`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -21,6 +21,7 @@ from everstream.gateway import replies
 JSON = "application/json"
 EVENTS = "text/event-stream"
 HTML = "text/html"
+PLAIN = "text/plain"
 IN_QUERY = frozenset(("GET", "DELETE"))
 
 # What may come of any request that is let in by the door, and of any that needs the store.
@@ -51,9 +52,16 @@ class Header:
     schema: Any = str
 
 
+IDEMPOTENCY_KEY = Header("Idempotency-Key", "Makes the request safe to repeat: the answer is the first one's.", Name)
+
+
 @dataclass(frozen=True, slots=True)
 class Described:
-    """`asked`: the type of what is asked with; `left_out`: those of its fields that are not taken."""
+    """`asked`: the type of what is asked with; `left_out`: those of its fields that are not taken.
+
+    `query`: what a request with a body is asked with beside it.  `body`: the type of a body that has no fields of its
+    own.  `failed`: what an error looks like, which may depend on how far a request came.
+    """
 
     method: str
     path: str
@@ -65,7 +73,11 @@ class Described:
     asked: type[msgspec.Struct] | None = None
     left_out: frozenset[str] = frozenset()
     headers: tuple[Header, ...] = ()
-    failed: type[msgspec.Struct] = replies.Failed
+    query: type[msgspec.Struct] | None = None
+    body: Any = None
+    body_needed: bool = True
+    failed: tuple[type[msgspec.Struct], ...] = (replies.Failed,)
+    failed_media: tuple[str, ...] = (JSON,)
     more: str = ""
     secured: bool = True
 
@@ -97,140 +109,12 @@ class Described:
         return dict(sorted(found.items()))
 
 
-# --------------------------------------------------------------------------- what is asked with
-
-Offset = Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
-LAST_EVENT_ID = Header("Last-Event-ID", "The offset that the client holds; it wins over `offset`.", Offset)
-ON_DISCONNECT = Header(
-    "X-Everstream-On-Disconnect",
-    "What becomes of the answer where its client goes before the end.",
-    Literal["continue", "cancel"],
-)
-IDEMPOTENCY_KEY = Header("Idempotency-Key", "Makes the request safe to repeat: the answer is the first one's.", Name)
-
-
-class StreamRead(msgspec.Struct, frozen=True):
-    """A stream from a place on."""
-
-    stream: Name
-    offset: Offset = 0
-    format: Literal["native", "openai", "ui"] = "native"
-    include_usage: Literal["0", "1", "true", "false"] = "0"
-
-
-class StreamNamed(msgspec.Struct, frozen=True):
-    stream: Name
-
-
-class ModelNamed(msgspec.Struct, frozen=True):
-    model: Annotated[str, msgspec.Meta(min_length=1)]
-
-
-class StreamOptions(msgspec.Struct, frozen=True):
-    include_usage: bool = False
-
-
-class CompletionAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """As OpenAI's API is asked (platform.openai.com/docs/api-reference/chat/create); `model` is `provider/name`.
-
-    What has no place here is passed on to the provider as it came.
-    """
-
-    model: Annotated[str, msgspec.Meta(pattern="^[^/]+/.+$")]
-    messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    top_p: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    stop: str | list[str] | None = None
-    seed: int | None = None
-    n: Literal[1] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    reasoning_effort: str | None = None
-
-
-# --------------------------------------------------------------------------- what others serve
-
-_ENTRIES = Answer(
-    200,
-    "The stream as Server-Sent Events: its entries, or chunks like OpenAI's, or parts of the AI SDK's message stream. "
-    "The `id` of an event is the offset that a reader holds after it.",
-    media=(EVENTS,),
-    headers=("X-Everstream-Stream",),
-)
-
-OTHERS: tuple[Described, ...] = (
-    Described(
-        "GET", "/v1/streams/{stream}", "read_stream", "streams", "Read a stream, from any place on",
-        (_ENTRIES,), (*STORE, "request.invalid", "stream.unknown"), StreamRead, headers=(LAST_EVENT_ID, ON_DISCONNECT),
-    ),
-    Described(
-        "POST", "/v1/streams/{stream}/cancel", "cancel_stream", "streams", "Stop an answer: the fence",
-        (Answer(200, "Where the stream ends: no entry after that offset exists, or will.", replies.Fence),),
-        (*STORE, "stream.unknown", "session.unknown", "request.invalid"), StreamNamed,
-    ),
-    Described(
-        "POST", "/v1/chat/completions", "create_chat_completion", "openai", "Ask a model, as OpenAI's API is asked",
-        (
-            Answer(
-                200, "The answer, whole; with `stream` in chunks.", replies.OpenAICompletion, (JSON, EVENTS),
-                ("X-Everstream-Stream",),
-            ),
-        ),
-        (*STORE, *BODY, *PROVIDER, "limit.streams"), CompletionAsked,
-        headers=(IDEMPOTENCY_KEY, ON_DISCONNECT), failed=replies.OpenAIFailed,
-    ),
-    Described(
-        "GET", "/v1/models", "list_models", "openai", "The models that can be used",
-        (Answer(200, "All of them.", replies.OpenAIModels),), DOOR, failed=replies.OpenAIFailed,
-    ),
-    Described(
-        "GET", "/v1/models/{model}", "get_model", "openai", "One model",
-        (Answer(200, "It can be used.", replies.OpenAIModel),), (*DOOR, "model.unknown"), ModelNamed,
-        failed=replies.OpenAIFailed,
-    ),
-    Described(
-        "GET", "/healthz", "healthz", "operation", "Whether the server lives",
-        (Answer(200, "It does.", replies.Alive),), secured=False,
-    ),
-    Described(
-        "GET", "/readyz", "readyz", "operation", "Whether the server can serve",
-        (
-            Answer(200, "The store answers, and the server is not leaving.", replies.Ready),
-            Answer(503, "Not now; `code` says why.", replies.NotReady),
-        ),
-        secured=False,
-    ),
-    Described(
-        "GET", "/metrics", "metrics", "operation", "Figures, for Prometheus",
-        (Answer(200, "The text exposition format.", media=("text/plain",)),), secured=False,
-    ),
-    Described(
-        "GET", "/", "page", "documents", "The chat page", (Answer(200, "A page.", media=(HTML,)),), secured=False,
-    ),
-    Described(
-        "GET", "/docs", "docs", "documents", "This description, for people",
-        (Answer(200, "A page.", media=(HTML,)),), secured=False,
-    ),
-    Described(
-        "GET", "/openapi.json", "openapi", "documents", "This description: OpenAPI 3.1",
-        (Answer(200, "The document.", dict[str, Any]),), secured=False,
-    ),
-    Described(
-        "GET", "/asyncapi.json", "asyncapi", "documents", "What is said over the WebSocket: AsyncAPI 3.0",
-        (Answer(200, "The document.", dict[str, Any]),), secured=False,
-    ),
-)  # fmt: skip
-
-
 def types_of(rows: Iterable[Described]) -> list[Any]:
     """Every type that the rows name, once."""
     found: dict[Any, None] = {Params: None}
     for row in rows:
-        for shape in (row.asked, row.failed if row.codes else None, *(answer.shape for answer in row.answers)):
+        failed = row.failed if row.codes else ()
+        for shape in (row.asked, row.query, *failed, *(answer.shape for answer in row.answers)):
             if isinstance(shape, type) and issubclass(shape, msgspec.Struct):
                 found[shape] = None
     return list(found)

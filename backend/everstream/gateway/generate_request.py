@@ -24,7 +24,7 @@ _BEGINNINGS = {
 _BEGINNING_CHARS = 16
 
 
-class _Part(msgspec.Struct, frozen=True):
+class GeneratePart(msgspec.Struct, frozen=True):
     """`name` is the caller's own."""
 
     type: Literal["text", "image"]
@@ -32,26 +32,26 @@ class _Part(msgspec.Struct, frozen=True):
     name: str | None = None
 
 
-class _Said(msgspec.Struct, frozen=True):
+class GenerateSaid(msgspec.Struct, frozen=True):
     role: Literal["system", "user", "assistant", "tool"]
-    content: str | list[_Part]
+    content: str | list[GeneratePart]
     tool_calls: list[ToolCall] | None = None
     call_id: str | None = None
     is_error: bool = False
 
 
-class _Body(msgspec.Struct, frozen=True):
+class GenerateAsked(msgspec.Struct, frozen=True):
     model_name: str
     service_name: str | None = None
-    input: str | list[_Part] | None = None
+    input: str | list[GeneratePart] | None = None
     parameters: dict[str, Any] | None = None
-    history: list[_Said] | None = None
+    history: list[GenerateSaid] | None = None
 
 
 def asked(body: dict[str, Any]) -> Request:
     """What a body asks for.  Raises EverstreamError `request.invalid`."""
     try:
-        given = msgspec.convert(body, _Body)
+        given = msgspec.convert(body, GenerateAsked)
     except msgspec.ValidationError as error:
         raise EverstreamError("request.invalid", str(error)) from error
     model = _model(given.service_name or "", given.model_name)
@@ -87,14 +87,14 @@ def _params(given: dict[str, Any]) -> tuple[Params, dict[str, Any]]:
     return params, {name: value for name, value in given.items() if name not in known}
 
 
-def _message(said: _Said) -> Message:
+def _message(said: GenerateSaid) -> Message:
     content = _content(said.content)
     if said.role != "user" and not isinstance(content, str):
         raise EverstreamError("request.invalid", "only a user's message may have images")
     return Message(said.role, content, said.tool_calls, said.call_id, said.is_error)
 
 
-def _content(given: str | list[_Part]) -> str | list[TextPart | ImagePart]:
+def _content(given: str | list[GeneratePart]) -> str | list[TextPart | ImagePart]:
     if isinstance(given, str):
         return given
     parts: list[TextPart | ImagePart] = [

@@ -6,13 +6,14 @@ types that requests are read into and answers are made of.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from everstream import __version__
-from everstream.gateway.described import JSON, OTHERS, Answer, Described, Header, types_of
+from everstream.gateway.described import JSON, Answer, Described, Header, types_of
+from everstream.gateway.described_routes import OTHERS
 from everstream.gateway.rest import REST
 
 TEMPLATE = "#/components/schemas/{name}"
@@ -21,6 +22,7 @@ GROUPS = {
     "members": "Who is in a session, and what they may do.",
     "streams": "Any stream, read and stopped.",
     "openai": "OpenAI's API.",
+    "apis": "Other APIs for the same streams.",
     "operation": "For those who run the server.",
     "documents": "Pages and descriptions.",
 }
@@ -55,7 +57,7 @@ def document(rows: Sequence[Described] = ROWS) -> dict[str, Any]:
         "tags": [{"name": name, "description": what} for name, what in GROUPS.items()],
         "paths": paths,
         "components": {
-            "schemas": dict(sorted(components.items())),
+            "schemas": reached(paths, components),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -75,6 +77,29 @@ def schemas_of(types: Iterable[Any]) -> dict[str, Any]:
     return components
 
 
+def reached(schema: Any, components: dict[str, Any]) -> dict[str, Any]:
+    """Those of the schemas that are needed to understand this one, by name."""
+    found: dict[str, Any] = {}
+    unread = [schema]
+    while unread:
+        for name in _referred(unread.pop()):
+            if name not in found:
+                found[name] = components[name]
+                unread.append(components[name])
+    return dict(sorted(found.items()))
+
+
+def _referred(schema: Any) -> Iterator[str]:
+    """The names of the schemas that a schema refers to."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("$ref"), str):
+            yield schema["$ref"].rpartition("/")[2]
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _referred(part)
+
+
 def without_null(schema: dict[str, Any]) -> dict[str, Any]:
     """A schema for what is left out rather than null, as in a query."""
     kept = {name: value for name, value in schema.items() if name != "default" or value is not None}
@@ -92,11 +117,14 @@ def _operation(row: Described, components: dict[str, Any]) -> dict[str, Any]:
     asked = components[row.asked.__name__] if row.asked is not None else {}
     parameters = [_parameter(name, "path", asked) for name in row.in_path]
     parameters += [_parameter(name, "query", asked) for name in row.in_query]
+    if row.query is not None:
+        shape = components[row.query.__name__]
+        parameters += [_parameter(name, "query", shape) for name in shape["properties"]]
     parameters += [_header(header) for header in row.headers]
     if parameters:
         said["parameters"] = parameters
-    if row.in_body:
-        said["requestBody"] = {"required": True, "content": {JSON: {"schema": _body(row, asked)}}}
+    if row.in_body or row.body is not None:
+        said["requestBody"] = {"required": row.body_needed, "content": {JSON: {"schema": _body(row, asked)}}}
     said["responses"] = {str(answer.status): _answer(answer) for answer in row.answers}
     for status, codes in row.statuses().items():
         said["responses"][str(status)] = _failure(row, codes)
@@ -116,6 +144,8 @@ def _header(header: Header) -> dict[str, Any]:
 
 def _body(row: Described, asked: dict[str, Any]) -> dict[str, Any]:
     """The type itself where all of it is in the body, else what is left of it."""
+    if row.body is not None:
+        return msgspec.json.schema(row.body)
     names = row.in_body
     assert row.asked is not None
     if set(asked["properties"]) == set(names):
@@ -144,10 +174,10 @@ def _shape(answer: Answer, media: str) -> dict[str, Any]:
 
 
 def _failure(row: Described, codes: list[str]) -> dict[str, Any]:
-    shape = row.failed.__name__
-    told = {"description": " ".join(f"`{code}`" for code in codes)}
+    shapes = [{"$ref": TEMPLATE.format(name=shape.__name__)} for shape in row.failed]
+    schema = shapes[0] if len(shapes) == 1 else {"anyOf": shapes}
     return {
-        **told,
+        "description": " ".join(f"`{code}`" for code in codes),
         "headers": {"Retry-After": _RETRY_AFTER},
-        "content": {JSON: {"schema": {"$ref": TEMPLATE.format(name=shape)}}},
+        "content": {media: {"schema": schema if media == JSON else {"type": "string"}} for media in row.failed_media},
     }

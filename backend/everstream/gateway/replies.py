@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from everstream.core.events import Cost, ImagePart, StreamEnd, TextPart
+from everstream.core.events import Cost, EndReason, FinishReason, ImagePart, StreamEnd, TextPart, Usage
 from everstream.core.session_events import Role, SessionMessage
 from everstream.core.summary import CalledTool
 from everstream.providers.base import ModelInfo
@@ -270,6 +270,35 @@ class SessionUsage(Reply, frozen=True, kw_only=True):
     models: list[ModelUsage]
 
 
+# --------------------------------------------------------------------------- other APIs
+
+
+class GenerateCall(Reply, frozen=True, kw_only=True):
+    call_id: str
+    name: str
+    arguments: str
+
+
+class Generated(Reply, frozen=True, kw_only=True):
+    """An answer of the generate API, whole."""
+
+    output: str
+    thinking: str | None
+    tool_calls: list[GenerateCall]
+    reason: EndReason
+    finish_reason: FinishReason | None
+    usage: Usage
+    cost: Cost | None
+    warnings: list[str]
+    stream: str
+
+
+class ChatStopped(Reply, frozen=True, kw_only=True):
+    success: Literal[True]
+    stream: str | None
+    offset: int | None
+
+
 # --------------------------------------------------------------------------- a connection
 
 
@@ -311,6 +340,17 @@ class ErrorFrame(Failure, frozen=True, kw_only=True):
 
     stream: str | None = None
     session: str | None = None
+
+
+class CommandFailed(ErrorFrame, frozen=True, kw_only=True):
+    """A frame that is an answer over HTTP."""
+
+    type: Literal["error"]
+    id: str | int | None = None
+
+
+class EventsNamed(Reply, frozen=True, kw_only=True):
+    connection: str
 
 
 class Goaway(Reply, frozen=True, kw_only=True):
