@@ -13,16 +13,14 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable, Coroutine
-from hashlib import blake2b
 from typing import Any
 
-import msgspec
 import structlog
 
 from everstream.core.errors import EverstreamError
 from everstream.core.events import EndReason, Request, SeamReason
-from everstream.core.lease import owner_of, partition_for, partition_of, stream_id
-from everstream.core.log import Log, Position
+from everstream.core.lease import partition_of
+from everstream.core.log import Position
 from everstream.providers import tokenizer
 from everstream.providers.base import ModelInfo
 from everstream.providers.registry import Registry
@@ -33,7 +31,8 @@ from everstream.runtime.ending import end
 from everstream.runtime.follower import Follower
 from everstream.runtime.hub import Feed, Hub
 from everstream.runtime.keeper import Keeper
-from everstream.runtime.meta import Meta, is_session, meta_of
+from everstream.runtime.making import Making
+from everstream.runtime.meta import is_session, meta_of
 from everstream.runtime.presence import Presence
 from everstream.runtime.read_back import log_of
 from everstream.runtime.relay import Relay
@@ -44,6 +43,7 @@ from everstream.runtime.stopping import CANCEL, Stopping
 from everstream.runtime.succession import LEAD, Succession
 from everstream.runtime.tools import Tools
 from everstream.runtime.turns import OnTurn, Turns
+from everstream.runtime.wholly import Wholly
 from everstream.settings import Settings
 from everstream.store.base import State, Store
 
@@ -74,6 +74,7 @@ class Node:
         self._providers = providers
         self._clock = asyncio.get_running_loop().time
         self._tasks: set[asyncio.Task[None]] = set()
+        self._wholly = Wholly()
         self._relays: set[Relay] = set()
         self._committers: dict[int, Committer] = {}
         self.hub = Hub(
@@ -86,8 +87,18 @@ class Node:
         self._calls = Calls(store, self.id, self._answer)
         self.presence = Presence(store, self.id, self._clock)
         self.sessions = Sessions(
-            self, store, self.hub, providers, settings, self._calls, self.tools, self._succession.heirs, self.counters
+            self,
+            store,
+            self.hub,
+            providers,
+            settings,
+            self._calls,
+            self.tools,
+            self._succession.heirs,
+            self.counters,
+            self._wholly,
         )
+        self._making = Making(self, store, self.hub, providers, settings, self._succession.heirs, self._wholly)
         self._stopping = Stopping(store, self.hub, self.find, self.sessions, self._clock)
         self._turns = Turns(on_turn, self.sessions.asked) if on_turn is not None else None
 
@@ -119,6 +130,7 @@ class Node:
         await self.sessions.give_up()
         await self.presence.stop()
         await self._calls.stop()
+        await self._wholly.stop()
         await end(self._tasks)
         for committer in self._committers.values():
             await committer.stop(LAST_COMMITS_S)
@@ -150,36 +162,10 @@ class Node:
         """Start a generation, or find the one that this request has started before."""
         if self.draining:
             raise EverstreamError("node.draining", "this server is going away: connect again")
-        if self.settings.lead:
-            self._providers.get(request.provider).check(request)
         if len(self._relays) >= self.settings.streams_in_memory:
             raise EverstreamError("limit.streams", "this server runs as many streams as it can")
-        known_as = blake2b(f"{user}\0{request_id}".encode(), digest_size=16).hexdigest() if request_id else ""
-        partition = partition_for(known_as or secrets.token_hex(8))
-        meta = msgspec.msgpack.encode(Meta(request, user))
-        stream = stream_id(partition, secrets.token_bytes(17))
-        if not self.settings.lead:
-            return await self._generate_elsewhere(stream, known_as, meta, user)
-        self.hub.being_made.add(stream)
-        try:
-            created = await self._store.create(stream, known_as, meta)
-            if not created.fresh:
-                return await self.find(created.stream, user)
-            feed = self.hub.lead(Log(created.stream, created.epochs), meta)
-        finally:
-            self.hub.being_made.discard(stream)
-        self.start_relay(feed, request, None)
-        return feed
-
-    async def _generate_elsewhere(self, stream: str, known_as: str, meta: bytes, user: str) -> Feed:
-        """This node runs no models: name one that does."""
-        leader = owner_of(partition_of(stream), await self._succession.heirs())
-        if leader is None:
-            raise EverstreamError("provider.overloaded", "no server that runs models is there", retry_after_ms=1000)
-        created = await self._store.create(stream, known_as, meta, leader)
-        if created.fresh:
-            await self._store.send(leader, LEAD + created.stream.encode())
-        return await self.find(created.stream, user)
+        made = await self._making.generate(request, user, request_id)
+        return await self.find(made, user)
 
     async def find(self, stream: str, user: str | None = None) -> Feed:
         """The feed of a stream that belongs to `user`; None: whoever's it is, for the node's own ends.

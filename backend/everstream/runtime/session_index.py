@@ -79,7 +79,7 @@ class SessionIndex:
                 card = _card_decoder.decode(packed) if packed else None
                 if card is not None and user in card.members:
                     shown.append(card.shown(name, user))
-                elif card is not None or packed == b"":
+                else:
                     await self.drop(name, user)
             if not found:
                 return shown, None

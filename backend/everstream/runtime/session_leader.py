@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -87,6 +88,14 @@ class SessionLeader:
         self._noting = False
         await self._index.note(self.name, self.session)
 
+    async def _list(self, gone: Sequence[str] = ()) -> None:
+        """The same at once, and out of the lists of who has gone.  What was decided is done, also where this fails."""
+        try:
+            await self._index.drop(self.name, *gone)
+            await self._index.note(self.name, self.session)
+        except EverstreamError as error:
+            logger.warning("a session's place in the lists is not up to date", session=self.name, error=error.message)
+
     # ------------------------------------------------------------------ orders
 
     async def perform(self, order: orders.Order) -> dict[str, Any]:
@@ -117,7 +126,7 @@ class SessionLeader:
         if not self.session.created:
             self.writer.conversation.create(order.user, order.changed, order.members)
             await self.writer.write()
-            await self._index.note(self.name, self.session)
+            await self._list()
         return {}
 
     async def _send(self, order: orders.Send) -> dict[str, Any]:
@@ -214,7 +223,7 @@ class SessionLeader:
             self._providers.get(asked.provider).check(asked)
         self.writer.conversation.update(order.user, order.title, order.system, order.model)
         await self.writer.write()
-        await self._index.note(self.name, self.session)
+        await self._list()
         return {}
 
     async def _member(self, order: orders.Member) -> dict[str, Any]:
@@ -224,9 +233,7 @@ class SessionLeader:
         else:
             conversation.add_member(order.user, order.member, order.role)
         await self.writer.write()
-        if order.role is None:
-            await self._index.drop(self.name, order.member)
-        await self._index.note(self.name, self.session)
+        await self._list(() if order.role is not None else (order.member,))
         return {}
 
     async def _delete(self, order: orders.Delete) -> dict[str, Any]:

@@ -183,7 +183,7 @@ class SessionTurns:
 
     async def halt(self, turn: Turn, user: str) -> None:
         """Stop a turn in whatever state it is.  Under the lock; what was said is written by the caller."""
-        if turn.id not in self.session.turns:
+        if turn.id not in self.session.turns or self.session.deleted:
             return
         if turn.state == "running":
             await self.halt_stream(turn.stream, user)

@@ -33,18 +33,20 @@ from everstream.runtime import session_orders as orders
 from everstream.runtime.calls import Calls
 from everstream.runtime.counters import Counters
 from everstream.runtime.hub import Feed, Hub
-from everstream.runtime.meta import Owner, is_session, meta_of
+from everstream.runtime.meta import Owner, meta_of
 from everstream.runtime.read_back import log_of
 from everstream.runtime.session_eraser import erase
 from everstream.runtime.session_index import SessionIndex
 from everstream.runtime.session_leader import SessionLeader
 from everstream.runtime.session_turns import SessionTurns, now_ms, request_of
 from everstream.runtime.session_unbegun import Unbegun
+from everstream.runtime.session_view import View, may_be_session
 from everstream.runtime.session_writer import Deposed, SessionWriter
 from everstream.runtime.succession import LEAD
 from everstream.runtime.tools import ToolRunner, Tools
+from everstream.runtime.wholly import Wholly
 from everstream.settings import Settings
-from everstream.store.base import State, Store, StoreUnavailable
+from everstream.store.base import Created, State, Store, StoreUnavailable
 
 logger = structlog.get_logger(__name__)
 
@@ -89,6 +91,7 @@ class Sessions:
         tools: Tools,
         heirs: Callable[[], Any],
         counters: Counters,
+        wholly: Wholly,
     ) -> None:
         self.index = SessionIndex(store, settings.session_ttl_s)
         self._node = node
@@ -100,6 +103,7 @@ class Sessions:
         self._tools = tools
         self._runner = ToolRunner(tools, settings.tool_timeout_s)
         self._heirs = heirs
+        self._wholly = wholly
         self._counters = counters
         self._leaders: dict[str, SessionLeader] = {}
         self._unbegun = Unbegun(node, store, hub, tools, self._leaders, self.view)
@@ -114,7 +118,7 @@ class Sessions:
 
         Raises EverstreamError `session.unknown`, and `store.unavailable`.
         """
-        if not _may_be_session(session):
+        if not may_be_session(session):
             raise unknown()
         feed = await self._hub.find(session)
         if feed is None or not self.view(feed).may(user, "read"):
@@ -158,18 +162,23 @@ class Sessions:
         leader = "" if leads else owner_of(partition, await self._heirs()) or ""
         if not leads and not leader:
             raise EverstreamError("provider.overloaded", "no server that runs models is there", retry_after_ms=1000)
+        created = await self._wholly.do(self._make(name, known_as, meta, leader), f"make {name}")
+        order = orders.Create(user, msgspec.structs.replace(changed, created=now_ms(), by=user), dict(members))
+        await self.perform(created.stream, order)
+        return created.stream
+
+    async def _make(self, name: str, known_as: str, meta: bytes, leader: str) -> Created:
+        """Make a session in the store, led by `leader`, or else here."""
         self._hub.being_made.add(name)
         try:
             created = await self._store.create(name, known_as, meta, leader)
-            if created.fresh and leads:
+            if created.fresh and not leader:
                 self._lead(self._hub.lead(Log(created.stream, created.epochs), meta))
         finally:
             self._hub.being_made.discard(name)
         if created.fresh and leader:
             await self._store.send(leader, LEAD + created.stream.encode())
-        order = orders.Create(user, msgspec.structs.replace(changed, created=now_ms(), by=user), dict(members))
-        await self.perform(created.stream, order)
-        return created.stream
+        return created
 
     def _lead(self, feed: Feed) -> SessionLeader:
         """Lead a session from now on."""
@@ -192,7 +201,7 @@ class Sessions:
 
         Raises EverstreamError, `session.unknown` among them.  Safe to repeat where the order is.
         """
-        if not _may_be_session(session):
+        if not may_be_session(session):
             raise unknown()
         if isinstance(order, orders.Send) and order.request_id is None:
             # It may have to be given anew below, although it was carried out: a leader can die before it says so.
@@ -219,7 +228,8 @@ class Sessions:
         except EverstreamError as error:
             return orders.failure(error)
         if isinstance(order, orders.Delete):
-            await self._erase(leader)
+            with contextlib.suppress(StoreUnavailable):  # it is said, and `rest` goes on with it
+                await self._erase(leader)
         return orders.Outcome(fields)
 
     async def _elsewhere(self, session: str, order: orders.Order) -> orders.Outcome | None:
@@ -244,6 +254,9 @@ class Sessions:
         """Lead a session that rests; not for who is no member.  Raises EverstreamError `session.unknown`."""
         if not isinstance(order, orders.Create):
             await self.find(session, order.user)
+        await self._wholly.do(self._adopt(session), f"wake {session}")
+
+    async def _adopt(self, session: str) -> None:
         state = await self._store.adopt(session, "")
         if state is not None:
             self.adopted(state)
@@ -371,29 +384,3 @@ class Sessions:
         if heir:
             await self._store.send(heir, LEAD + leader.name.encode())
         await leader.stop()
-
-
-class View:
-    """A session folded as far as its readers may see; kept with its feed."""
-
-    __slots__ = ("log", "offset", "session")
-
-    def __init__(self, log: Log) -> None:
-        self.log = log
-        self.offset = 0
-        self.session = Session()
-
-    def catch_up(self) -> None:
-        log = self.log
-        if self.offset < log.committed:
-            for entry in log.slice(self.offset, log.committed):
-                self.session.apply(entry)
-            self.offset = log.committed
-
-
-def _may_be_session(name: str) -> bool:
-    try:
-        partition_of(name)
-    except ValueError:
-        return False
-    return is_session(name)
