@@ -66,7 +66,6 @@ def results(node: str, packages: Path, tmp_path_factory: pytest.TempPathFactory)
         run = subprocess.run(command, cwd=packages, capture_output=True, text=True, timeout=RUN_S, check=False)
         told = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
         yield {each["name"]: each for each in told} | {"errors": run.stderr}
-        assert run.returncode == 0, run.stderr
         assert "Traceback" not in server.log_text()
 
 

@@ -242,3 +242,4 @@ await Promise.all(Object.entries(CASES).map(async ([name, run]) => {
   const fault = await run().then(() => null, error => error.stack ?? String(error));
   console.log(JSON.stringify({ name, fault, seconds: (performance.now() - began) / 1000 }));
 }));
+process.exit(0);
