@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from tests.gateway.conftest import serving
+from tests.gateway.conftest import Client, Gateway, serving
 from tests.runtime.conftest import until
 
 from everstream.core.log import Log
@@ -24,6 +27,16 @@ ENTRIES = [
     TurnQueued("t_3", 1, STREAM.format(3), "m/x", "ann", "m_3", "later"),
     TurnQueued("t_4", 1, STREAM.format(4), "m/x", "ann", "m_4", "sooner", interrupt=True),
 ]
+
+
+@dataclass
+class Scene:
+    gateway: Gateway
+    ann: Client
+    late: Client
+    session: str
+    first: str  # the stream that runs
+    go_on: asyncio.Event
 
 
 class Elsewhere:
@@ -55,7 +68,9 @@ async def test_queued_turns_are_listed_in_the_order_in_which_they_start() -> Non
     assert [turn["turn"] for turn in reply["running"]] == ["t_1", "t_2", "t_4", "t_3"]
 
 
-async def test_a_turn_that_begins_while_a_session_is_being_opened_brings_its_stream_along() -> None:
+@asynccontextmanager
+async def being_opened() -> AsyncIterator[Scene]:
+    """A session with a turn, which `late` has asked to open; the server is just looking for the turn's stream."""
     async with serving() as gateway, gateway.client() as ann, gateway.client() as late:
         session = (await ann.ask("session.create"))["session"]
         first = (await ann.ask("generate", session=session, model="hand/any", content="one"))["stream"]
@@ -72,14 +87,34 @@ async def test_a_turn_that_begins_while_a_session_is_being_opened_brings_its_str
         await late.send(type="session.open", id="late", session=session)
         async with asyncio.timeout(5):
             await looked.wait()
-        second = (
-            await ann.ask("generate", session=session, model="hand/any", content="two", on_busy="parallel", parent=None)
-        )["stream"]
-        await until(lambda: len(gateway.hand.calls) == 2)
-        go_on.set()
-        for call, word in zip(gateway.hand.calls, ("first", "second"), strict=True):
+        yield Scene(gateway, ann, late, session, first, go_on)
+
+
+async def test_a_turn_that_begins_while_a_session_is_being_opened_brings_its_stream_along() -> None:
+    async with being_opened() as scene:
+        calls = scene.gateway.hand.calls
+        more = {"session": scene.session, "model": "hand/any", "content": "two", "on_busy": "parallel"}
+        second = (await scene.ann.ask("generate", **more, parent=None))["stream"]
+        await until(lambda: len(calls) == 2)
+        scene.go_on.set()
+        for call, word in zip(calls, ("first", "second"), strict=True):
             call.words(word)
             call.end()
-        for stream, word in ((first, "first"), (second, "second")):
-            await late.ended(stream)
-            assert late.streams[stream].text == word
+        for stream, word in ((scene.first, "first"), (second, "second")):
+            await scene.late.ended(stream)
+            assert scene.late.streams[stream].text == word
+
+
+async def test_a_turn_that_ends_while_a_session_is_being_opened_brings_its_stream_along() -> None:
+    """The reply says that it runs, so it is read."""
+    async with being_opened() as scene:
+        (call,) = scene.gateway.hand.calls
+        call.words("first")
+        call.end()
+        await scene.ann.until(lambda frame: frame["type"] == "stream_end")
+        feed = scene.gateway.node.hub.get(scene.session)
+        assert feed is not None
+        await until(lambda: not scene.gateway.node.sessions.view(feed).turns)
+        scene.go_on.set()
+        await scene.late.ended(scene.first)
+        assert scene.late.streams[scene.first].text == "first"

@@ -198,13 +198,21 @@ class OpenSessions:
         self._node.presence.enter(feed.stream, self._shell.user, self._shell)
         return known
 
-    def _begin(self, feed: Feed, known: Opened, seen: Position) -> None:
-        """Read a session from a place on, and the streams of the turns that run by now."""
+    def _now(self, feed: Feed) -> tuple[int, list[str]]:
+        """How far a session has come, and the streams that run in it."""
+        running = [turn.stream for turn in self._sessions.view(feed).busy if turn.state == "running"]
+        return feed.log.committed, running
+
+    def _begin(self, feed: Feed, known: Opened, seen: Position, told: tuple[int, list[str]]) -> None:
+        """Read a session from a place on, and the streams that ran when the client was told what runs.
+
+        Those that have ended since come too, and so do those of the turns that have begun since, when these are shown.
+        """
+        upto, running = told
         self._shell.attach(feed, seen, brought=True)
-        known.seen = max(known.seen, feed.log.committed)
-        for turn in self._sessions.view(feed).busy:
-            if turn.state == "running":
-                self._bring(known, turn.stream)
+        known.seen = max(known.seen, upto)
+        for stream in running:
+            self._bring(known, stream)
 
     async def open(self, command: commands.SessionOpen) -> None:
         feed, _ = await self._found(command.session)
@@ -212,13 +220,13 @@ class OpenSessions:
             feed = await self._node.find_for(command.session, Position(command.epoch, command.offset), self._user)
         place = located(feed.log, command.epoch, command.offset)
         known = self._enter(feed, place or START, (held.stream for held in command.responses))
-        session = self._sessions.view(feed)
+        session, told = self._sessions.view(feed), self._now(feed)
         fields = await opened(feed, session, place, self._user, command.history, self._node.hub)
         fields["users"] = self._node.presence.users(feed.stream)
         self._shell.send(reply("ok", command.id, **fields))
         for held in command.responses:
             await self._read_on(held)
-        self._begin(feed, known, Position(fields["epoch"], fields["offset"]))
+        self._begin(feed, known, Position(fields["epoch"], fields["offset"]), told)
 
     async def _read_on(self, held: commands.Resume) -> None:
         try:
@@ -234,6 +242,7 @@ class OpenSessions:
         log = feed.log
         place = seen if log.locate(seen) is not None else None
         known = self._enter(feed, place or START, streams)
+        told = self._now(feed)
         if place is None:
             fields = await opened(feed, session, None, self._user, HISTORY, self._node.hub)
             fields["users"] = self._node.presence.users(name)
@@ -251,7 +260,7 @@ class OpenSessions:
                 status="open",
             )
         self._shell.send(frame)
-        self._begin(feed, known, place)
+        self._begin(feed, known, place, told)
 
     def close(self, name: str) -> None:
         for feed in list(self.opened):
