@@ -310,8 +310,8 @@ class World(Surroundings):
                 if self._quiet():
                     return
                 await self.results()
-                if self.chance(0.1):
-                    await self.stop()
+                if self.chance(0.1):  # some answers go on until they are stopped
+                    await self.perform("stop all", orders.Stop("ann"))
             await asyncio.sleep(0.5)  # pause: between two looks
         if not self.faults:
             self.broken(f"it does not come to rest: {self._unrest()}")
