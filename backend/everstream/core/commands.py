@@ -85,6 +85,8 @@ class Generate(Command, frozen=True, kw_only=True):
         wanted = extra.get("app_tools") or []
         if not (isinstance(wanted, list) and all(isinstance(name, str) for name in wanted)):
             raise EverstreamError("request.invalid", "params: `app_tools` must be a list of names, or false")
+        if not self.in_session:
+            extra.pop("app_tools", None)  # only a turn can run them
         return Request(self.model or "", self.messages or [], params, extra, self.budget)
 
 

@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
+
 from everstream.core.errors import EverstreamError
 from everstream.core.events import Event, Message, TextPart, ToolCall
 from everstream.core.session_events import (
@@ -42,6 +44,7 @@ RIGHTS: dict[Role, frozenset[Right]] = {
     "viewer": frozenset(("read",)),
 }
 REQUESTS_MAX = 10_000  # that a session remembers: more than its messages, in most
+_OF_QUEUED = ("content", "parent", "follows", "interrupt")
 NOT_RUN = "This tool was not run: the user went on without it."
 
 
@@ -85,8 +88,9 @@ class Turn:
             fields["request_id"] = self.request_id
         if self.left_out:
             fields["left_out"] = self.left_out
-        if self.state == "queued" and self.queued is not None and self.queued.content is not None:
-            fields["content"] = self.queued.content
+        if self.state == "queued" and self.queued is not None:
+            told = msgspec.structs.asdict(self.queued)
+            fields |= {name: told[name] for name in _OF_QUEUED if told[name]}
         if self.state == "waiting":
             fields |= {"missing": self.missing, "started": sorted(self.started)}
         return fields

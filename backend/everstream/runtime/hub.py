@@ -5,8 +5,7 @@ all readers that stand at the same offset and speak the same encoding.  When `co
 woken: it takes what is new in its own time, by its cursor.  Nothing is queued for anybody.
 
 A reader may be *ahead*: it saw on another node, or before the store failed over, what this log does not hold yet.
-It is kept waiting, without a cursor, until the log has caught up with it; after `CATCH_UP_S` the store is believed,
-and it gets a snapshot.
+It waits, without a cursor, until the log has caught up; after `CATCH_UP_S` the store is believed: a snapshot.
 
 The hub finds a feed by its stream: in memory, or by reading the store.  Ended feeds linger for a while, because
 readers come back, and leave the memory when nobody reads them.
@@ -24,7 +23,7 @@ from everstream.core.log import Log, Position
 from everstream.core.order import Phase
 from everstream.runtime.counters import Counters
 from everstream.runtime.meta import Owner, is_session, owner_in
-from everstream.runtime.read_back import log_of
+from everstream.runtime.read_back import extended, log_of
 from everstream.store.base import Store
 
 FRAME_CHARS_MAX = 128 * 1024  # of text in one run: a reader far behind gets several frames
@@ -346,7 +345,8 @@ class Hub:
             return None
         if not state.head.ended:
             await self._store.follow(stream)
-            state = await self._store.read(stream) or state  # what came before the first push
+            if (more := await self._store.read(stream, state.head.tail)) is not None:  # what came before the first push
+                state = extended(state, more) or await self._store.read(stream) or state
         present = self._feeds.get(stream)
         if present is not None:  # it was adopted meanwhile
             return present
@@ -378,9 +378,9 @@ class Hub:
 
     def _lingered(self, feed: Feed, now: float) -> bool:
         """Whether a feed that nobody reads has been kept for long enough."""
-        since = feed.ended_at
-        if since is None and is_session(feed.stream) and not feed.led:  # which never ends
-            since = feed.unread_since = feed.unread_since or now
+        if feed.ended_at is None and is_session(feed.stream) and not feed.led:  # which never ends
+            feed.unread_since = feed.unread_since or now
+        since = feed.ended_at or feed.unread_since
         return since is not None and now - since >= self._linger_s
 
     def drop(self, stream: str) -> None:
