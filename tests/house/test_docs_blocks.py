@@ -1,11 +1,12 @@
-"""What the documents show is run: every Python block of `docs/` that says so in the line that opens it.
+"""What the documents show is run: every block of `docs/` that says so in the line that opens it.
 
     ```python run                   a program of its own, in a process that has no server
+    ```sh run server                what one would type; a command that fails ends it
     ```python run server            a server with the `scripted` models answers at 127.0.0.1:8000
     ```python run needs=fastapi     left out where this module is not installed; may be said several times
     ```text output                  right after such a block: what it prints; `…` stands for any text
 
-A block is executed as a program (`__name__` is `__main__`) in a fresh namespace and an empty folder, without the
+A Python block is executed as a program (`__name__` is `__main__`) in a fresh namespace and an empty folder, without the
 settings and keys of this machine's environment.  It fails by an exception, by a warning, by printing something else
 than it should, by taking longer than `RUN_S`, and by leaving sockets, processes or threads behind.  Port 8000 of the
 document becomes that of the test's server, and nothing else is changed.
@@ -18,7 +19,9 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import types
@@ -40,7 +43,8 @@ FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PORT = re.compile(r"(?<=127\.0\.0\.1:)8000\b|(?<=localhost:)8000\b")
 NEEDS = "needs="
 SERVER = "the documents' server"  # the name of its threads
-KNOWN = frozenset({"python", "run", "server"})
+KNOWN = frozenset({"python", "sh", "run", "server"})
+SHELL = ("bash", "-eu", "-o", "pipefail", "-c")
 RUN_S = 30.0
 START_S = 20.0
 
@@ -68,7 +72,7 @@ def blocks_in(path: Path, text: str) -> Iterator[Block]:
     found = list(FENCE.finditer(text))
     for fence, follower in zip(found, [*found, None][1:], strict=True):
         words = tuple(fence[1].split())
-        if words[:2] != ("python", "run"):
+        if words[:1] not in (("python",), ("sh",)) or words[1:2] != ("run",):
             continue
         told_next = follower is not None and follower[1].split() == ["text", "output"]
         prints = follower[2] if follower is not None and told_next else None
@@ -142,9 +146,12 @@ def alarm(seconds: float) -> Iterator[None]:
 
 def run(block: Block, port: int | None, folder: Path, patched: pytest.MonkeyPatch) -> None:
     """Execute it as a program.  Errors point at the line of the document."""
+    code = block.code if port is None else PORT.sub(str(port), block.code)
+    if block.words[0] == "sh":
+        type_in(code, folder)
+        return
     for module in block.needs:
         pytest.importorskip(module)
-    code = block.code if port is None else PORT.sub(str(port), block.code)
     program = types.ModuleType("__main__")
     patched.chdir(folder)
     patched.setitem(sys.modules, "__main__", program)
@@ -160,6 +167,18 @@ def run(block: Block, port: int | None, folder: Path, patched: pytest.MonkeyPatc
             continue
         thread.join(0.5)
         assert not thread.is_alive(), f"{block} leaves a thread behind: {thread.name}"
+
+
+def type_in(code: str, folder: Path) -> None:
+    """Have a shell run it.  What it prints is printed."""
+    if "curl" in code and shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    command = [*SHELL, code]
+    done = subprocess.run(
+        command, cwd=folder, env=clean_environment(), capture_output=True, text=True, timeout=RUN_S, check=False
+    )
+    print(done.stdout)
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
 
 
 def printed_as_told(said: str, told_output: str) -> bool:
@@ -199,11 +218,12 @@ def test_every_word_behind_run_is_one_that_is_known() -> None:
 def test_the_search_for_blocks_finds_them_and_what_they_print() -> None:
     text = (
         "a\n```python run server needs=json\nprint(1)\n```\n```text output\n1 …\n```\n"
-        "```python\nleft = out\n```\n\n```python run\n2\n```\n```sh\nls\n```\n"
+        "```python\nleft = out\n```\n\n```python run\n2\n```\n```sh\nls\n```\n```sh run server\npwd\n```\n"
     )
-    first, second = blocks_in(DOCS / "x.md", text)
+    first, second, third = blocks_in(DOCS / "x.md", text)
     assert (first.line, first.code, first.needs, first.prints) == (2, "print(1)\n", ["json"], "1 …\n")
     assert (second.line, second.words, second.prints) == (12, ("python", "run"), None)
+    assert (third.words, third.code) == (("sh", "run", "server"), "pwd\n")
     assert printed_as_told("1 and more\n", "1 …\n")
     assert not printed_as_told("2\n", "1 …\n")
     assert PORT.sub("9", "http://127.0.0.1:8000/ws localhost:8000 :80001 18000") == (
