@@ -156,6 +156,26 @@ async def test_a_place_that_is_none_begins_nothing(gateway: Gateway) -> None:
     assert not gateway.hand.calls
 
 
+async def test_for_a_place_that_is_no_history_all_text_comes_in_place_of_what_was_shown(gateway: Gateway) -> None:
+    _, events = await asked(gateway, **COUNT)
+    stream = events[0][0].partition(":")[0]
+    running = asyncio.ensure_future(asked(gateway, **BY_HAND))
+    await until(lambda: gateway.hand.calls)
+    call = gateway.hand.calls[0]
+    call.say(HEADERS)
+    call.words("a", "b")
+    other = next(feed.stream for feed in gateway.node.hub if feed.stream != stream)
+    beyond = asyncio.ensure_future(asked(gateway, f"{other}:9999", **BY_HAND))
+    await until(lambda: gateway.node.counters.snapshots == 1)
+    call.words("c")
+    call.end()
+    await running
+    _, [(_, shown), *rest] = await beyond
+    assert shown["type"] == "snapshot"
+    assert shown["text"] + text_in(rest) == "abc"
+    assert rest[-1][1]["type"] == "done"
+
+
 async def test_while_the_store_is_away_a_browser_keeps_coming_back(gateway: Gateway) -> None:
     def away(*_: Any) -> None:
         raise ProviderError("store.unavailable", "away")

@@ -124,6 +124,16 @@ async def test_what_is_withdrawn_is_followed_by_index_nought() -> None:
     assert "carried on" in chunks[-1]["warnings"][0]
 
 
+async def test_a_place_that_is_no_history_begins_with_index_nought(gateway: Gateway) -> None:
+    async with http(gateway) as session:
+        stream, told = await chunks_of(session, {**ASKED, "parameters": {"tokens": 5, "rate": 0, "thinking_tokens": 2}})
+        async with session.get(f"/v1/streams/{stream}?format=generate&offset=9999") as answer:
+            anew = await events(answer)
+    assert [chunk["index"] for _, chunk in anew[:-1]] == [0, 1, 2]
+    assert [named(anew, name) == named(told, name) for name in ("thinking", "output")] == [True, True]
+    assert anew[-1] == told[-1]
+
+
 # --------------------------------------------------------------------- whole
 
 

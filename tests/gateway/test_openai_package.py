@@ -476,3 +476,36 @@ async def test_an_answer_whose_connection_is_cut_goes_on_from_the_last_id(gatewa
         await proxy.close()
     feed = await gateway.node.find(name)
     assert "".join(text) == feed.log.total().text == count_text(60)
+
+
+async def rest_of(client: openai.AsyncOpenAI, stream: str, place: int) -> list[ChatCompletionChunk]:
+    rest = await client.get(
+        f"/streams/{stream}",
+        cast_to=ChatCompletionChunk,
+        options={"params": {"format": "openai", "include_usage": "1"}, "headers": {"Last-Event-ID": str(place)}},
+        stream=True,
+        stream_cls=openai.AsyncStream[ChatCompletionChunk],
+    )
+    return [chunk async for chunk in rest]
+
+
+async def test_who_loses_the_connection_among_the_last_chunks_gets_them_again(gateway: Gateway) -> None:
+    async with package(gateway.port) as client:
+        create = client.chat.completions.with_streaming_response.create
+        async with create(model="scripted/count", messages=HI, extra_body=FAST, stream=True) as response:
+            stream = response.headers["x-everstream-stream"]
+            places = [int(line[4:]) async for line in response.iter_lines() if line.startswith("id: ")]
+        end = (await gateway.node.find(stream)).log.tail
+        assert places[-2:] == [end - 1, end]
+        finish, usage = await rest_of(client, stream, end - 1)
+        assert (finish.choices[0].finish_reason, usage.choices) == ("stop", [])
+        assert usage.usage is not None
+        assert await rest_of(client, stream, end) == []
+
+
+async def test_where_a_place_is_no_history_the_message_begins_anew(gateway: Gateway) -> None:
+    async with package(gateway.port) as client:
+        answer = await client.chat.completions.create(model="scripted/count", messages=HI, extra_body=FAST)
+        first, *rest = await rest_of(client, answer.id.removeprefix("chatcmpl-"), 9_999)
+    assert (first.choices[0].delta.role, first.choices[0].delta.content) == ("assistant", count_text(20))
+    assert [chunk.choices[0].finish_reason for chunk in rest if chunk.choices] == ["stop"]
