@@ -272,8 +272,9 @@ class SessionState:
 
     def _queue(self, frame: Frame) -> None:
         turn = _turn(frame, QUEUED)
-        self._unqueue(turn.turn)
         self.turns[turn.turn] = turn
+        if turn.turn in self.queue:  # from a state that is newer than this entry: its order is, too
+            return
         self.queue.insert(max(0, int(frame.get("position", len(self.queue) + 1)) - 1), turn.turn)
 
     def _unqueue(self, turn: str) -> None:

@@ -151,7 +151,8 @@ const ENTRIES = {
     if (turn !== undefined && calls) turn.state = Turn.WAITING;
   },
   turn_queued(session, frame) {
-    const queue = queuedTurns(session).filter(({ turn }) => turn !== frame.turn);
+    const queue = queuedTurns(session);
+    if (queue.some(({ turn }) => turn === frame.turn)) return; // from a state that is newer than this entry
     queue.splice((frame.position ?? queue.length + 1) - 1, 0, turnOf(frame, Turn.QUEUED));
     session.turns = [...busyTurns(session).filter(({ turn }) => turn !== frame.turn), ...queue];
   },
