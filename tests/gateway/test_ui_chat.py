@@ -20,6 +20,7 @@ from everstream.gateway.ui_request import asked
 from everstream.providers.base import Finish, ProviderError
 from everstream.store.memory import MemoryStore
 
+COUNTED = {"model": "scripted/count", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
 DOOR = Door(ann=person("ann"), ben=person("ben"))
 
 
@@ -124,6 +125,18 @@ async def test_another_node_and_the_next_one_find_the_chats_answer() -> None:
             assert answer.status == 200
             gateway.hand.calls[0].end()
             assert said(await chunks(answer)) == "ab"
+
+
+async def test_any_stream_can_be_read_as_one_and_always_from_its_beginning() -> None:
+    async with serving() as gateway, http(gateway) as session:
+        async with session.post("/v1/chat/completions", json=COUNTED) as answer:
+            stream = answer.headers["x-everstream-stream"]
+        url = f"/v1/streams/{stream}?format=ui"
+        async with session.get(url, headers={"last-event-id": "5"}) as answer:
+            assert answer.headers["x-vercel-ai-ui-message-stream"] == "v1"
+            found = await chunks(answer)
+        assert kinds(found)[0] == "start"
+        assert said(found) == "1 2 3 4 5"
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "stop"), ("DELETE", "stream")])

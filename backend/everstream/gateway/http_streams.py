@@ -21,7 +21,7 @@ from everstream.gateway.generate_format import GenerateChunks
 from everstream.gateway.http_door import HttpDoor, Served
 from everstream.gateway.sse import NATIVE, Format, SseResponse
 from everstream.gateway.standing import Standing
-from everstream.gateway.ui_format import UiMessageStream
+from everstream.gateway.ui_format import HEADERS, UiMessageStream, declared
 from everstream.runtime.hub import Feed
 from everstream.runtime.meta import is_session, meta_of
 
@@ -110,8 +110,10 @@ class HttpStreams:
         try:
             offset = place_in(request)
             feed = await self.found(request.path_params["stream"], offset, standing.principal.id)
-            style = self._style(request, feed)
-            answer = self.answer(request, feed, offset, style, standing, retry=True)
+            style, headers = self._style(request, feed), None
+            if isinstance(style, UiMessageStream):  # what a piece belongs to follows from all before it
+                offset, headers = 0, HEADERS
+            answer = self.answer(request, feed, offset, style, standing, headers=headers, retry=True)
         except BaseException:
             standing.end()
             raise
@@ -130,7 +132,7 @@ class HttpStreams:
             include = request.query_params.get("include_usage", "") in ("1", "true")
             return CompletionChunks(feed.stream, model, begun_at_s(feed), include_usage=include)
         if wanted == "ui":
-            return UiMessageStream(feed.stream)
+            return UiMessageStream(feed.stream, tools=declared(meta_of(feed.meta).request))
         if wanted == "generate":
             return GenerateChunks(feed)
         raise EverstreamError("request.invalid", "`format` is native, openai, ui or generate")

@@ -25,13 +25,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from everstream.core.errors import EverstreamError
-from everstream.core.events import Request as Generation
 from everstream.gateway.http_answers import ClientGone, HttpAnswers, Refused, refused
 from everstream.gateway.http_door import Handler, HttpDoor, Served, refusal
 from everstream.gateway.http_streams import HttpStreams
 from everstream.gateway.sse import SseResponse
 from everstream.gateway.standing import Standing
-from everstream.gateway.ui_format import HEADERS, UiMessageStream
+from everstream.gateway.ui_format import HEADERS, UiMessageStream, declared
 from everstream.gateway.ui_request import UiAsked, asked
 from everstream.runtime.hub import Feed
 from everstream.runtime.meta import meta_of
@@ -77,7 +76,7 @@ class UiChat:
             wanted = asked(await self._door.body(request), model)
             self._streams.cancels(request)  # refused before anything costs money
             feed = await self._answers.taken(request, await self._begun(wanted, standing.principal.id))
-            style = UiMessageStream(feed.stream, wanted.message, _tools_in(wanted.request))
+            style = UiMessageStream(feed.stream, wanted.message, declared(wanted.request))
             answer = self._shown(request, feed, style, standing)
         except BaseException:
             standing.end()
@@ -137,7 +136,7 @@ class UiChat:
                 standing.end()
                 return Response(status_code=204, headers=HEADERS)
             style = UiMessageStream(
-                feed.stream, note.message, _tools_in(meta_of(feed.meta).request), earlier=note.earlier
+                feed.stream, note.message, declared(meta_of(feed.meta).request), earlier=note.earlier
             )
             answer = self._shown(request, feed, style, standing)
         except BaseException:
@@ -161,11 +160,6 @@ class UiChat:
 
 def _name(chat: str, user: str) -> str:
     return "chat " + blake2b(f"{user}\0{chat}".encode(), digest_size=16).hexdigest()
-
-
-def _tools_in(asked_for: Generation) -> frozenset[str]:
-    """What the client has declared, and so knows by name."""
-    return frozenset(tool.name for tool in asked_for.params.tools or ())
 
 
 def _told_plainly(handler: Handler) -> Handler:

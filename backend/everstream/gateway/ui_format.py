@@ -24,6 +24,7 @@ from everstream.core.events import (
     DeltaThinking,
     DeltaToolCall,
     Event,
+    Request,
     RequestStart,
     Seam,
     StreamEnd,
@@ -36,6 +37,11 @@ DONE = b"data: [DONE]\n\n"
 _FINISHES = {"stop": "stop", "length": "length", "content_filter": "content-filter", "tool_calls": "tool-calls"}
 
 Chunk = dict[str, Any]
+
+
+def declared(request: Request) -> frozenset[str]:
+    """The tools that a client has declared, and so knows by name."""
+    return frozenset(tool.name for tool in request.params.tools or ())
 
 
 class _Call(msgspec.Struct):

@@ -136,6 +136,25 @@ const CASES = {
     assert.equal((await stop(url, 'never asked', 'DELETE')).stream, null);
   },
 
+  async an_answer_that_ended_meanwhile_can_be_had_whole() {
+    const line = await Line.to(url);
+    const { chat } = chatOf(line.url, 'meanwhile', {}, {
+      transport: transport(line.url, count({ tokens: 60, rate: 150 }), {
+        prepareReconnectToStreamRequest: ({ api, id }) => ({ api: `${api}/${encodeURIComponent(id)}/stream?ended=1` }),
+      }),
+    });
+    const running = chat.sendMessage(hi);
+    await says(chat, 20);
+    line.cut();
+    await running;
+    await until(async () => (await logOf(url, last(chat).metadata.stream)).end, 'the end');
+    await chat.resumeStream();
+    assert.equal(chat.messages.length, 2);
+    assert.equal(kinds(last(chat)), 'step-start text');
+    assert.equal(textOf(last(chat)), counted(60));
+    line.close();
+  },
+
   async a_tool_of_the_page_is_called_and_the_answer_goes_on_in_the_same_message() {
     const line = await Line.to(url);
     const calls = [];

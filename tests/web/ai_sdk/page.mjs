@@ -52,7 +52,7 @@ export class Line {
   }
 }
 
-export const transport = (url, body = {}) => new DefaultChatTransport({ api: `${url}/api/chat`, body });
+export const transport = (url, body = {}, more = {}) => new DefaultChatTransport({ api: `${url}/api/chat`, body, ...more });
 
 // A chat as a page has it.  `body` goes with every request.
 export function chatOf(url, id, body, more = {}) {
