@@ -169,7 +169,10 @@ def _tag(event: type[Event]) -> str:
 
 def _described(frames: dict[str, Frame]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The messages, and the schemas of what they are made of."""
-    components = schemas_of([*dict.fromkeys(frame.shape for frame in frames.values()), Params])
+    # Here a `discriminator` would be a name alone; each part says what it is by its `type` all the same.
+    components = _without(
+        "discriminator", schemas_of([*dict.fromkeys(frame.shape for frame in frames.values()), Params])
+    )
     messages: dict[str, Any] = {}
     for name, frame in frames.items():
         payload = frame.schema(components)
@@ -178,6 +181,14 @@ def _described(frames: dict[str, Frame]) -> tuple[dict[str, Any], dict[str, Any]
         messages[name] = {"name": frame.kind, "title": frame.kind, "summary": frame.what, "payload": payload}
     # A type that is only ever a frame is described as that frame.
     return messages, reached(messages, components)
+
+
+def _without(name: str, schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_without(name, part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {key: _without(name, value) for key, value in schema.items() if key != name}
 
 
 def _operations() -> dict[str, Any]:

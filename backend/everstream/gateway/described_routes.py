@@ -47,7 +47,7 @@ class StreamRead(msgspec.Struct, frozen=True):
     stream: Name
     offset: Offset = 0
     format: Literal["native", "openai", "ui", "generate"] = "native"
-    include_usage: Literal["0", "1", "true", "false"] = "0"
+    include_usage: str = ""  # 1 or true: with a last chunk that has it, in OpenAI's format
 
 
 class StreamNamed(msgspec.Struct, frozen=True):
@@ -108,14 +108,14 @@ class UiResumed(msgspec.Struct, frozen=True):
     """`ended`: also where the answer runs no more."""
 
     chat: Annotated[str, msgspec.Meta(min_length=1)]
-    ended: Literal["0", "1", "true", "false"] = "0"
+    ended: str = ""  # 1 or true
 
 
 class UiStopped(msgspec.Struct, frozen=True):
     """`activeStreamId`: stop that answer, and no other."""
 
     chat: Annotated[str, msgspec.Meta(min_length=1)]
-    activeStreamId: str | None = None
+    activeStreamId: Any = None
 
 
 class EventSourceAsked(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,7 +230,7 @@ OTHERS: tuple[Described, ...] = (
     Described(
         "GET", "/api/chat/{chat}/stream", "resume_chat", "apis", "A chat's answer that runs, from its beginning on",
         (_PARTS, Answer(204, "None runs.")), (*STORE, "request.invalid", "stream.unknown"), UiResumed,
-        headers=(ON_DISCONNECT,), failed_media=(PLAIN, JSON),
+        headers=(Header(ON_DISCONNECT.name, ON_DISCONNECT.what),), failed_media=(PLAIN, JSON),
     ),
     Described(
         "DELETE", "/api/chat/{chat}/stream", "delete_chat_stream", "apis", "Stop a chat's answer",

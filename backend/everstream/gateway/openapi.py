@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from everstream import __version__
-from everstream.gateway.described import JSON, Answer, Described, Header, types_of
+from everstream.gateway.described import EVENTS, JSON, Answer, Described, Header, types_of
 from everstream.gateway.described_routes import OTHERS
 from everstream.gateway.rest import REST
 
@@ -162,7 +162,8 @@ def _answer(answer: Answer) -> dict[str, Any]:
         said["headers"] = {name: {"schema": {"type": "string"}} for name in answer.headers}
     if answer.status == 204:
         return said
-    said["content"] = {media: {"schema": _shape(answer, media)} for media in answer.media}
+    # Of what comes piece by piece a schema would be that of all pieces at once.
+    said["content"] = {media: {} if media == EVENTS else {"schema": _shape(answer, media)} for media in answer.media}
     return said
 
 

@@ -83,6 +83,9 @@ class TurnShown(Reply, frozen=True, kw_only=True):
     request_id: str | None = None
     left_out: int = 0
     content: str | list[TextPart | ImagePart] | None = None
+    parent: str | None = None
+    follows: bool = False
+    interrupt: bool = False
     missing: list[str] = []
     started: list[str] = []
 

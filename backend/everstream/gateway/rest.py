@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -286,6 +287,21 @@ REST: tuple[RestRoute, ...] = (
 # --------------------------------------------------------------------------- as routes
 
 
+class Anything(Convertor[str]):
+    """The rest of a path, whatever is in it: a user's id may have slashes, and lines."""
+
+    regex = "(?s:.+)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("anything", Anything())
+
+
 def answer_of(fields: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """An answer in JSON; None: one without a body."""
     if fields is None:
@@ -304,9 +320,8 @@ class Rest:
         for route in REST:
             paths.setdefault(route.row.path, {})[route.row.method] = route
         return [
-            # A user's id may have slashes.
             Route(
-                path.replace("{user}", "{user:path}"),
+                path.replace("{user}", "{user:anything}"),
                 self._door.route(self._handler(methods)),
                 methods=[*methods, "OPTIONS"],
             )
