@@ -6,6 +6,7 @@ Node.js, or nothing can be installed, all of this is skipped, and says why.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import shutil
@@ -21,7 +22,7 @@ SOURCE = ROOT / "tests" / "web" / "ai_sdk"
 INSTALLED = ROOT / "build" / "ai_sdk"
 CASES = re.findall(r"^  async (\w+)\(", (SOURCE / "cases.mjs").read_text(), re.MULTILINE)
 NODE_LEAST = 20
-INSTALL_S = 180.0
+INSTALL_S = 150.0
 RUN_S = 60.0
 
 
@@ -40,22 +41,28 @@ def node() -> str:
 @pytest.fixture(scope="module")
 def packages(node: str) -> Path:
     """Where the packages and the cases are, side by side."""
-    lock = (SOURCE / "package-lock.json").read_text()
-    done = INSTALLED / "installed.json"
     INSTALLED.mkdir(parents=True, exist_ok=True)
-    for file in SOURCE.iterdir():
-        shutil.copy(file, INSTALLED)
+    with (INSTALLED / "busy").open("w") as busy:
+        fcntl.flock(busy, fcntl.LOCK_EX)  # for another run of the tests may install them too
+        for file in SOURCE.iterdir():
+            shutil.copy(file, INSTALLED)
+        _install()
+    return INSTALLED
+
+
+def _install() -> None:
+    lock, done = (SOURCE / "package-lock.json").read_text(), INSTALLED / "installed.json"
     if done.exists() and done.read_text() == lock:
-        return INSTALLED
+        return
     command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
     try:
         subprocess.run(command, cwd=INSTALLED, capture_output=True, text=True, check=True, timeout=INSTALL_S)
     except subprocess.TimeoutExpired:
         pytest.skip(f"the AI SDK's packages could not be installed within {INSTALL_S:g} s")
     except subprocess.CalledProcessError as error:
-        pytest.skip(f"the AI SDK's packages could not be installed: {error.stderr.strip()[-300:]}")
+        said = (error.stderr.strip().splitlines() or ["npm said nothing"])[0]
+        pytest.skip(f"the AI SDK's packages could not be installed: {said}")
     done.write_text(lock)
-    return INSTALLED
 
 
 @pytest.fixture(scope="module")

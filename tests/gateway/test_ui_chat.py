@@ -117,8 +117,10 @@ async def test_another_node_and_the_next_one_find_the_chats_answer() -> None:
     store = MemoryStore()
     async with serving(store) as gateway, http(gateway) as session:
         (await begun(gateway, session, chat="a/b c")).close()
+        beside = MemoryStore(store.disk)
+        beside.peers = store.peers
         async with (
-            serving(MemoryStore(store.disk)) as other,
+            serving(beside) as other,
             http(other) as there,
             there.get("/api/chat/a%2Fb%20c/stream") as answer,
         ):

@@ -30,7 +30,7 @@ Shape = Callable[[EverstreamError], dict[str, Any]]  # an error as the body of a
 Handler = Callable[[Request], Awaitable[Response]]
 CORS_AGE_S = 600
 CORS_HEADERS = "authorization, content-type, idempotency-key, last-event-id, x-api-key, x-everstream-on-disconnect"
-CORS_SHOWN = "x-everstream-stream, retry-after"
+CORS_SHOWN = "x-everstream-stream, x-everstream-error, retry-after"
 
 
 class Served(Protocol):

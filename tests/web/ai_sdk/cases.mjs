@@ -55,7 +55,7 @@ const CASES = {
 
   async a_dropped_answer_is_resumed_and_nothing_is_doubled() {
     const line = await Line.to(url);
-    const { chat } = chatOf(line.url, 'dropped', count({ tokens: 150, rate: 150, thinking_tokens: 60 }));
+    const { chat } = chatOf(line.url, 'dropped', count({ tokens: 400, rate: 120, thinking_tokens: 120 }));
     let running = chat.sendMessage(hi);
     for (const where of ['thinking', 'text', 'text']) {
       const shown = () => (where === 'text' ? textOf : thoughtOf)(last(chat) ?? { parts: [] }).length;
@@ -70,7 +70,7 @@ const CASES = {
     assert.equal(chat.status, 'ready');
     assert.equal(chat.messages.length, 2);
     assert.equal(kinds(last(chat)), 'step-start reasoning text');
-    assert.equal(textOf(last(chat)), counted(150));
+    assert.equal(textOf(last(chat)), counted(400));
     const log = await same(last(chat));
     assert.equal(log.end.reason, 'complete');
     assert.deepEqual(log.seams, []);
@@ -105,27 +105,27 @@ const CASES = {
   },
 
   async a_page_that_kept_nothing_gets_the_whole_answer() {
-    const { chat } = chatOf(url, 'bare', count({ tokens: 100, rate: 100 }));
+    const { chat } = chatOf(url, 'bare', count({ tokens: 300, rate: 100 }));
     const first = chat.sendMessage(hi);
     await says(chat, 20);
     const { seen, unmount } = await mounted({ id: 'bare', resume: true, transport: transport(url) });
     await until(() => seen.messages.length === 1 && seen.status === 'ready', 'the end');
     await first;
-    assert.equal(textOf(seen.messages[0]), counted(100));
+    assert.equal(textOf(seen.messages[0]), counted(300));
     assert.deepEqual(seen.messages[0].parts, last(chat).parts);
     await unmount();
   },
 
   async a_stop_in_the_page_alone_lets_the_answer_go_on() {
-    const { chat, told } = chatOf(url, 'local', count({ tokens: 100, rate: 100 }));
+    const { chat, told } = chatOf(url, 'local', count({ tokens: 300, rate: 100 }));
     const running = chat.sendMessage(hi);
     await says(chat, 20);
     await chat.stop();
     await running;
     assert.ok(told[0].isAbort);
-    assert.ok(textOf(last(chat)).length < counted(100).length);
+    assert.ok(textOf(last(chat)).length < counted(300).length);
     await chat.resumeStream();
-    assert.equal(textOf(last(chat)), counted(100));
+    assert.equal(textOf(last(chat)), counted(300));
     assert.equal(chat.messages.length, 2);
   },
 
@@ -158,7 +158,7 @@ const CASES = {
   async a_tool_of_the_page_is_called_and_the_answer_goes_on_in_the_same_message() {
     const line = await Line.to(url);
     const calls = [];
-    const script = { tokens: 60, rate: 120, thinking_tokens: 4, tool_call: { name: 'weather', arguments: { city: 'Oslo' } } };
+    const script = { tokens: 180, rate: 90, thinking_tokens: 4, tool_call: { name: 'weather', arguments: { city: 'Oslo' } } };
     const { chat } = chatOf(line.url, 'tools', { ...count(script), tools: TOOLS }, {
       sendAutomaticallyWhen: lastAssistantMessageIsCompleteWithToolCalls,
       onToolCall: ({ toolCall }) => {
@@ -180,7 +180,7 @@ const CASES = {
     assert.deepEqual(calls.map(call => [call.toolName, call.input, call.dynamic]), [['weather', { city: 'Oslo' }, undefined]]);
     const [tool] = parts(message, 'tool-weather');
     assert.deepEqual([tool.state, tool.input, tool.output], ['output-available', { city: 'Oslo' }, { celsius: 7 }]);
-    assert.deepEqual(parts(message, 'text').map(part => part.text), [counted(60), counted(60)]);
+    assert.deepEqual(parts(message, 'text').map(part => part.text), [counted(180), counted(180)]);
     assert.notEqual(message.metadata.stream, id);
     await chat.sendMessage(hi);
     assert.equal(chat.messages.length, 4, 'and what was done by then can be sent on');
@@ -237,7 +237,7 @@ const CASES = {
 
   async nothing_is_lost_where_the_line_is_cut_before_the_first_word() {
     const line = await Line.to(url);
-    const { chat } = chatOf(line.url, 'early', count({ tokens: 20, rate: 100, ttft_ms: 400 }));
+    const { chat } = chatOf(line.url, 'early', count({ tokens: 150, rate: 100, ttft_ms: 1000 }));
     const running = chat.sendMessage(hi);
     await until(async () => (await fetch(`${url}/api/chat/early/stream`, { method: 'GET' }).then(answer => {
       answer.body?.cancel();
@@ -246,7 +246,7 @@ const CASES = {
     line.cut();
     await running;
     await chat.resumeStream();
-    assert.equal(textOf(last(chat)), counted(20));
+    assert.equal(textOf(last(chat)), counted(150));
     assert.equal(chat.messages.length, 2);
     line.close();
   },
