@@ -115,6 +115,8 @@ class HttpAnswers:
 
 def _in_vain(feed: Feed, whole: bool) -> bool:
     """Whether a stream has failed, and its client, who saw nothing of it, may try again."""
+    if not feed.log.ended:
+        return False
     total = feed.log.total()
     failed = failure_of(total.end) if total.end is not None else None
     return failed is not None and failed.retryable and (whole or not total.shows_content)
