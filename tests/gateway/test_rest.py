@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,6 +15,7 @@ from tests.runtime.conftest import HEADERS, until
 
 from everstream.core.events import Cost, DeltaToolCall, Usage
 from everstream.core.session_events import TurnEnd, TurnQueued, TurnStart
+from everstream.gateway.rest import REST
 from everstream.gateway.session_usage import used
 from everstream.providers.base import Finish
 
@@ -197,6 +199,12 @@ async def test_usage_adds_up_the_turns_that_have_ended() -> None:
         assert (model["model"], model["turns"], model["output_tokens"]) == ("scripted/count", 2, 10)
         assert model["total_tokens"] == model["input_tokens"] + 10
         await ann.ask("POST", f"/{session}/cancel")
+
+
+def test_the_document_names_every_route() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "rest.md").read_text()
+    missing = [f"{r.row.method} {r.row.path}" for r in REST if f"`{r.row.method} {r.row.path}`" not in text]
+    assert not missing
 
 
 def test_what_never_began_is_not_counted_and_unknown_prices_are_told() -> None:

@@ -61,7 +61,7 @@ OTHER_FRAMES: dict[str, Shape] = {
 }
 _ID = {"description": "The command's `id`, where it had one.", "anyOf": [{"type": "string"}, {"type": "integer"}]}
 _OFFSET = {"type": "integer", "minimum": 0}
-_CHANNEL = "#/channels/ws"
+_SOCKET = "#/channels/ws"
 _INTRODUCTION = (
     "The first command is `hello`. A frame is one JSON object, or one MessagePack map with the same keys, as the "
     "subprotocol says. Entries carry the half-open range `(after, upto]` of their stream that they cover: a client at "
@@ -197,13 +197,13 @@ def _operations() -> dict[str, Any]:
     for name in COMMANDS:
         operation: dict[str, Any] = {
             "action": "receive",
-            "channel": {"$ref": _CHANNEL},
+            "channel": {"$ref": _SOCKET},
             "summary": f"The client says `{name}`.",
             "messages": [_named(command_name(name))],
         }
         answers = [_reply_name(name, number) for number in range(len(ANSWERS[name]))]
         operation["reply"] = {
-            "channel": {"$ref": _CHANNEL},
+            "channel": {"$ref": _SOCKET},
             "messages": [_named(answer) for answer in (*answers, "frame.error")],
         }
         found[name] = operation
@@ -218,7 +218,7 @@ def _operations() -> dict[str, Any]:
     for name, (what, frames) in said.items():
         found[name] = {
             "action": "send",
-            "channel": {"$ref": _CHANNEL},
+            "channel": {"$ref": _SOCKET},
             "summary": what,
             "messages": [_named(frame) for frame in frames],
         }
@@ -226,4 +226,4 @@ def _operations() -> dict[str, Any]:
 
 
 def _named(frame: str) -> dict[str, str]:
-    return {"$ref": f"{_CHANNEL}/messages/{frame}"}
+    return {"$ref": f"{_SOCKET}/messages/{frame}"}

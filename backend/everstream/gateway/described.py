@@ -16,7 +16,7 @@ import msgspec
 from everstream.core.commands import Name
 from everstream.core.errors import FAULTS
 from everstream.core.events import Params
-from everstream.gateway import replies
+from everstream.gateway import http_replies
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -76,7 +76,7 @@ class Described:
     query: type[msgspec.Struct] | None = None
     body: Any = None
     body_needed: bool = True
-    failed: tuple[type[msgspec.Struct], ...] = (replies.Failed,)
+    failed: tuple[type[msgspec.Struct], ...] = (http_replies.Failed,)
     failed_media: tuple[str, ...] = (JSON,)
     more: str = ""
     secured: bool = True

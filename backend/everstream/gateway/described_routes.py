@@ -13,7 +13,7 @@ import msgspec
 from everstream.core.commands import Name
 from everstream.core.errors import FAULTS
 from everstream.core.events import Budget
-from everstream.gateway import replies
+from everstream.gateway import http_replies, replies
 from everstream.gateway.described import (
     BODY,
     DOOR,
@@ -153,7 +153,7 @@ _PARTS = Answer(
     media=(EVENTS,),
     headers=("X-Everstream-Stream", "X-Vercel-AI-UI-Message-Stream"),
 )
-_STOPPED = Answer(200, "The fence; `stream` is null where nothing ran.", replies.ChatStopped)
+_STOPPED = Answer(200, "The fence; `stream` is null where nothing ran.", http_replies.ChatStopped)
 
 OTHERS: tuple[Described, ...] = (
     Described(
@@ -169,21 +169,21 @@ OTHERS: tuple[Described, ...] = (
         "POST", "/v1/chat/completions", "create_chat_completion", "openai", "Ask a model, as OpenAI's API is asked",
         (
             Answer(
-                200, "The answer, whole; with `stream` in chunks.", replies.OpenAICompletion, (JSON, EVENTS),
+                200, "The answer, whole; with `stream` in chunks.", http_replies.OpenAICompletion, (JSON, EVENTS),
                 ("X-Everstream-Stream",),
             ),
         ),
         (*STORE, *BODY, *PROVIDER, "limit.streams"), CompletionAsked,
-        headers=(IDEMPOTENCY_KEY, ON_DISCONNECT), failed=(replies.OpenAIFailed,),
+        headers=(IDEMPOTENCY_KEY, ON_DISCONNECT), failed=(http_replies.OpenAIFailed,),
     ),
     Described(
         "GET", "/v1/models", "list_models", "openai", "The models that can be used",
-        (Answer(200, "All of them.", replies.OpenAIModels),), DOOR, failed=(replies.OpenAIFailed,),
+        (Answer(200, "All of them.", http_replies.OpenAIModels),), DOOR, failed=(http_replies.OpenAIFailed,),
     ),
     Described(
         "GET", "/v1/models/{model}", "get_model", "openai", "One model",
-        (Answer(200, "It can be used.", replies.OpenAIModel),), (*DOOR, "model.unknown"), ModelNamed,
-        failed=(replies.OpenAIFailed,),
+        (Answer(200, "It can be used.", http_replies.OpenAIModel),), (*DOOR, "model.unknown"), ModelNamed,
+        failed=(http_replies.OpenAIFailed,),
     ),
     Described(
         "GET", "/v1/events", "read_events", "streams", "Read many streams at once, as a WebSocket does",
@@ -194,15 +194,15 @@ OTHERS: tuple[Described, ...] = (
         "POST", "/v1/commands", "give_commands", "streams", "Say what is said over the WebSocket",
         (
             Answer(200, "The reply, or for a list `replies`.", dict[str, Any]),
-            Answer(202, "The replies come as events on that connection.", replies.EventsNamed),
+            Answer(202, "The replies come as events on that connection.", http_replies.EventsNamed),
         ),
-        tuple(FAULTS), body=CommandsAsked, failed=(replies.Failed, replies.CommandFailed),
+        tuple(FAULTS), body=CommandsAsked, failed=(http_replies.Failed, http_replies.CommandFailed),
         more="A command as `/asyncapi.json` has it, a list of them, or {`connection`, `commands`}: carried out on an "
         "event connection (`/v1/events`), which hears the replies.",
     ),
     Described(
         "POST", "/api/v1/generate", "generate", "apis", "One input, one answer",
-        (Answer(200, "The answer.", replies.Generated, headers=("X-Everstream-Stream",)),),
+        (Answer(200, "The answer.", http_replies.Generated, headers=("X-Everstream-Stream",)),),
         (*STORE, *BODY, *PROVIDER, "limit.streams"), GenerateAsked, headers=(IDEMPOTENCY_KEY, ON_DISCONNECT),
     ),
     Described(
@@ -243,13 +243,13 @@ OTHERS: tuple[Described, ...] = (
     ),
     Described(
         "GET", "/healthz", "healthz", "operation", "Whether the server lives",
-        (Answer(200, "It does.", replies.Alive),), secured=False,
+        (Answer(200, "It does.", http_replies.Alive),), secured=False,
     ),
     Described(
         "GET", "/readyz", "readyz", "operation", "Whether the server can serve",
         (
-            Answer(200, "The store answers, and the server is not leaving.", replies.Ready),
-            Answer(503, "Not now; `code` says why.", replies.NotReady),
+            Answer(200, "The store answers, and the server is not leaving.", http_replies.Ready),
+            Answer(503, "Not now; `code` says why.", http_replies.NotReady),
         ),
         secured=False,
     ),

@@ -27,7 +27,7 @@ from everstream.core.errors import EverstreamError
 from everstream.core.log import Log, Position
 from everstream.core.protocol import snapshot_frame
 from everstream.core.session import Session
-from everstream.gateway import replies
+from everstream.gateway import http_replies, replies
 from everstream.gateway.conversing import OpenSessions
 from everstream.gateway.described import BODY, IDEMPOTENCY_KEY, IN_QUERY, JSON, PROVIDER, STORE, Answer, Described
 from everstream.gateway.http_door import HttpDoor, Served
@@ -163,11 +163,11 @@ async def _export(asker: Asker, command: commands.SessionExport) -> Response:
     return Response(document["content"], media_type=JSON if command.format == "json" else MARKDOWN)
 
 
-async def _usage(asker: Asker, command: commands.SessionClose) -> replies.SessionUsage:
+async def _usage(asker: Asker, command: commands.SessionClose) -> http_replies.SessionUsage:
     feed, session = await asker.session(command.session)
     models = used(feed.log.slice(0, feed.log.committed))
     turns, running = sum(model.turns for model in models), len(session.busy)
-    return replies.SessionUsage(session=command.session, turns=turns, running=running, models=models)
+    return http_replies.SessionUsage(session=command.session, turns=turns, running=running, models=models)
 
 
 async def _members(asker: Asker, command: commands.SessionClose) -> Any:
@@ -265,7 +265,7 @@ REST: tuple[RestRoute, ...] = (
     ), _export),
     RestRoute(Described(
         "GET", f"{_SESSION}/usage", "get_usage", "sessions", "Tokens and cost of the turns that have ended, by model",
-        (Answer(200, "The sums.", replies.SessionUsage),),
+        (Answer(200, "The sums.", http_replies.SessionUsage),),
         (*STORE, "request.invalid", "session.unknown"), commands.SessionClose, more=_COUNTED,
     ), _usage),
     RestRoute(Described(

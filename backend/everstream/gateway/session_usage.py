@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from everstream.core.events import Cost, Event
 from everstream.core.session_events import TurnEnd, TurnStart
-from everstream.gateway.replies import ModelUsage
+from everstream.gateway.http_replies import ModelUsage
 
 
 @dataclass(slots=True)
