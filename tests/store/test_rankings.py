@@ -18,6 +18,7 @@ from everstream.store.folder import find_binary
 from everstream.store.memory import MemoryStore
 from everstream.store.valkey import ValkeyStore
 
+AT_ONCE = 16  # each takes a connection of its own
 NOW_MS = 1_790_000_000_000
 
 
@@ -35,8 +36,11 @@ async def pages(store: Store, ranking: str, limit: int) -> list[tuple[str, int]]
 
 
 async def ranked(store: Store, ranking: str, scores: dict[str, int]) -> list[tuple[str, int]]:
-    """Rank them all, and return what is to be found."""
-    await asyncio.gather(*(store.rank(ranking, member, score) for member, score in scores.items()))
+    """Rank them all, some at a time, and return what is to be found."""
+    members = list(scores)
+    for first in range(0, len(members), AT_ONCE):
+        some = members[first : first + AT_ONCE]
+        await asyncio.gather(*(store.rank(ranking, member, scores[member]) for member in some))
     return [(member, score) for score, member in sorted(((s, m) for m, s in scores.items()), reverse=True)]
 
 
