@@ -121,7 +121,10 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     data = tmp_path_factory.mktemp("served") / "data"
-    with ServerProcess(data, args=["--store", "memory://", "--default-model", "scripted/echo"]) as server, requests.Session() as http:
+    with (
+        ServerProcess(data, args=["--store", "memory://", "--default-model", "scripted/echo"]) as server,
+        requests.Session() as http,
+    ):
         yield Served(server.start().url, http)
         assert "Traceback" not in server.log_text()
 
