@@ -258,8 +258,8 @@ def test_a_reload_in_mid_answer_keeps_the_queue(chat: Chat, page: Page) -> None:
     chat.wait_texts(".queued .text", ["Second."])
     page.reload()
     chat.wait_ready()
-    assert chat.answer().startswith(shown)
-    assert chat.texts(".queued .text") == ["Second."]
+    wait_until(page, lambda: chat.answer().startswith(shown))
+    chat.wait_texts(".queued .text", ["Second."])
     wait_until(page, lambda: chat.turns == 2)
     assert chat.wait_ended() == "complete"
     assert (chat.answer(0), chat.answer(1)) == (counted(80), counted(3))
