@@ -319,3 +319,14 @@ async def test_a_reader_that_stayed_knows_the_epoch_of_what_it_holds() -> None:
         await until(lambda: feed.log.committed >= 8)
         epochs = [entry.epoch for entry in feed.log.entries if isinstance(entry, SessionChanged) and entry.epoch]
         assert epochs == [feed.log.epoch]
+
+
+async def test_a_session_that_rests_is_woken_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    hand = Hand()
+    async with running(MemoryStore(), hand, session_rest_s=0.0) as node:
+        session = await made(node)
+        await until(lambda: not len(node.sessions))
+        monkeypatch.setattr("everstream.runtime.sessions.AGAIN_S", 3_600)
+        await send(node, session, "wake up")
+        await said(hand, 0, "good morning")
+        assert talk(await quiet(node, session))[-1] == ("assistant", "good morning")

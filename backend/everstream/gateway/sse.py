@@ -107,6 +107,7 @@ class SseResponse(Response):
         self._retry = retry
         self._more = asyncio.Event()
         self._over = False
+        self._gone = False  # the client is, and nobody here has sent it away
         self._leaving: asyncio.TimerHandle | None = None
         self._session: Feed | None = None
 
@@ -149,12 +150,13 @@ class SseResponse(Response):
             if self._leaving is not None:
                 self._leaving.cancel()
             await end([gone])
-        if not ended and not self._node.draining:
+        if self._gone and not ended and not self._node.draining:
             self._left()
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
+        self._gone = not self._over
         self.stop()
 
     async def _send_all(self, send: Send) -> bool:

@@ -241,7 +241,7 @@ class Sessions:
         if not leader:
             if self._settings.lead and not self._node.draining:
                 await self._wake(session, order)
-                return None
+                return await self._here(session, order)
             leader = owner_of(partition_of(session), await self._heirs()) or ""
         if not leader or leader == self._node.id:
             return None
