@@ -75,7 +75,9 @@ OF_KIND: dict[type[Event], st.SearchStrategy[Event]] = {
         st.lists(_names, max_size=2),
     ),
 }
-st.register_type_strategy(int, FRAME_INTEGERS)  # what `from_type` makes of whole numbers: those of the wire
+# What `from_type` makes of numbers: those of the wire, where no price or time is infinite (JSON has no such number).
+st.register_type_strategy(int, FRAME_INTEGERS)
+st.register_type_strategy(float, _times)
 OF_KIND |= {kind: st.from_type(kind) for kind in SESSION_EVENTS}
 EVENT = st.one_of(list(OF_KIND.values()))
 
