@@ -1,0 +1,8 @@
+// The page's entry.
+
+import { render } from "preact";
+
+import { App } from "./shell/app.tsx";
+import "./styles/page.css";
+
+render(<App />, document.getElementById("app") as HTMLElement);

@@ -1,0 +1,3 @@
+// What a program imports.
+
+export {};
