@@ -1,0 +1,27 @@
+// What is thrown: a command that was refused, or that could not be answered.
+
+/** The code of a command whose answer was lost with its connection: it may have been carried out, or not. */
+export const LOST = "connection.lost";
+
+export interface Failure {
+  code: string;
+  message: string;
+  retryable?: boolean;
+  retry_after_ms?: number | null;
+}
+
+/** A command was answered by an error frame (`code` is of the protocol's table), or not at all (`connection.lost`). */
+export class CommandError extends Error {
+  override readonly name = "CommandError";
+  readonly code: string;
+  /** Whether saying the same again can help; `retry_after_ms`: in that many milliseconds, where somebody said so. */
+  readonly retryable: boolean;
+  readonly retry_after_ms: number | null;
+
+  constructor({ code, message, retryable = false, retry_after_ms = null }: Failure) {
+    super(message);
+    this.code = code;
+    this.retryable = retryable;
+    this.retry_after_ms = retry_after_ms;
+  }
+}
