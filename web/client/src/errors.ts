@@ -3,6 +3,9 @@
 /** The code of a command whose answer was lost with its connection: it may have been carried out, or not. */
 export const LOST = "connection.lost";
 
+/** Codes that are the client's own: the server has not answered. */
+export type LocalCode = typeof LOST;
+
 export interface Failure {
   code: string;
   message: string;
@@ -23,5 +26,14 @@ export class CommandError extends Error {
     this.code = code;
     this.retryable = retryable;
     this.retry_after_ms = retry_after_ms;
+  }
+}
+
+/** What was handed over piece by piece has been replaced: the pieces do not add up to the answer any more. */
+export class TextWithdrawn extends Error {
+  override readonly name = "TextWithdrawn";
+
+  constructor(message = "The text that came so far was withdrawn: the answer began anew.") {
+    super(message);
   }
 }

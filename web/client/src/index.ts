@@ -20,3 +20,23 @@ export type {
   TokenSource,
   Transport,
 } from "./options.ts";
+export {
+  addHistory,
+  busyTurns,
+  isOwn,
+  may,
+  newSession,
+  noteOf,
+  positions,
+  queuedTurns,
+  readStreams,
+  streamOf,
+  take,
+  textOf,
+  Turn,
+} from "./session.ts";
+export type { Note, Right, SessionState, TurnState } from "./session.ts";
+export { advance, applyFrame, growEpoch, newStream, position, startOver, Verdict } from "./stream.ts";
+export type { HeldCall, Seam, StreamState } from "./stream.ts";
+export { isNewest, pathOf, ROOT, treeOf } from "./tree.ts";
+export type { Choices, PathItem, Tree, TreeNode } from "./tree.ts";
