@@ -7,8 +7,11 @@
 # What has been done is remembered in stamp files inside `.venv`, so a second `make run` starts at once, and a changed
 # lock file or pyproject.toml is taken up by itself:
 #
-#     .venv/.made  ->  .venv/.runtime (requirements.lock)      ->  .venv/.project (pyproject.toml)
+#     .venv/.made  ->  .venv/.runtime (requirements.lock)      ->  .venv/.project (pyproject.toml, hatch_build.py)
+#                                                                    ->  .venv/.page (web/)
 #                                                                    ->  .venv/.dev (requirements-dev.lock)
+#
+# The page is built by the package's own build hook, which brings a Node.js where the machine has none.
 
 # What to give the command behind a target: make run ARGS="--port 9000", make test ARGS="-x tests/core"
 ARGS ?=
@@ -20,7 +23,7 @@ SEEDS ?= 20000
 # Runs that are meant to be long have no time limit.
 UNBOUNDED := -o faulthandler_timeout=0
 # The tests that read the source and the documents, and run nothing.
-HOUSE_RULES := sizes imports words tests locks documents
+HOUSE_RULES := sizes imports words tests locks documents web
 # Tests mostly wait for processes and sockets, so two of them run at a time; each file by itself, in order.
 AT_ONCE ?= -n 2 --dist loadfile
 # What pip says.  `make install PIP_QUIET=` shows all of it.
@@ -38,7 +41,7 @@ MOVED := $(shell test ! -e .venv/.made || { test "$$(cat .venv/.made)" = "$$(pwd
 	2>/dev/null || echo moved)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev run test test-huggingface check format sim bench chaos soak lock clean moved
+.PHONY: help install dev run page test test-huggingface check format screenshots sim bench chaos soak lock clean moved
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -49,18 +52,21 @@ help: ## list what can be made
 
 # ------------------------------------------------------------------------------------------------ use it
 
-install: .venv/.project ## make .venv with what the server needs
+install: .venv/.page ## make .venv with what the server needs, and the page
 	@:
 
-run: .venv/.project ## install if need be, and serve
+run: .venv/.page ## install and build if need be, and serve
 	@exec $(BIN)/everstream serve $(ARGS)
+
+page: .venv/.page ## build the chat page, if its sources have changed
+	@:
 
 # ------------------------------------------------------------------------------------------------ work on it
 
-dev: .venv/.dev ## make .venv with what the tests and checks need too
+dev: .venv/.dev .venv/.page ## make .venv with what the tests and checks need too
 	@:
 
-test: .venv/.dev ## run every test that is no chaos or soak run
+test: .venv/.dev .venv/.page ## run every test that is no chaos or soak run
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
 		|| echo "make: there is no chromium here: the browser tests are left out (apt install chromium)"
 	@$(BIN)/python -m pytest -rs $(AT_ONCE) $(ARGS)
@@ -74,10 +80,14 @@ check: .venv/.dev ## check format, style, types, the direction of imports and th
 	@$(BIN)/mypy --strict
 	@said=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$said"; exit 1; }
 	@$(BIN)/python -m pytest $(HOUSE_RULES:%=tests/house/test_%.py)
+	@$(BIN)/python -m tests.web.node npm run check
 
 format: .venv/.dev ## put the source into its format, and fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+screenshots: .venv/.dev .venv/.page ## take the pictures of the page that the documents show
+	@$(BIN)/python -m tests.web.screenshots $(ARGS)
 
 sim: .venv/.dev ## run the simulator over SEEDS seeds (20000), then take each rule away in turn
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --mutants $(ARGS)
@@ -100,6 +110,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-versio
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 clean: ## remove .venv and everything else that was made here
+	@rm -rf backend/everstream/_web web/node_modules web/client/dist
 	@rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
@@ -126,9 +137,20 @@ clean: ## remove .venv and everything else that was made here
 	@$(PIP_INSTALL) --require-hashes -r requirements.lock $(TOLD)
 	@touch $@
 
-.venv/.project: pyproject.toml .venv/.runtime
+.venv/.project: pyproject.toml hatch_build.py .venv/.runtime
+	@echo "make: installing the package, and building the chat page"
 	@$(PIP_INSTALL) --no-deps --editable . $(TOLD)
 	@touch $@
+
+# Folders are named too: one changes when a file in it is removed.
+PAGE_SOURCES := $(shell find web \( -name node_modules -o -name dist -o -name test \) -prune -o ! -name '.*' -print)
+
+# What is needed for it lies in `.venv` where the tests are run; elsewhere pip brings it for as long as it builds.
+.venv/.page: $(PAGE_SOURCES) .venv/.project
+	@if [ -e .venv/.dev ]; then $(BIN)/python hatch_build.py || true; \
+	else $(PIP_INSTALL) --no-deps --editable . $(TOLD); fi
+	@if [ -e backend/everstream/_web/index.html ]; then touch $@; \
+	else echo "make: there is no chat page: 'make page PIP_QUIET=-v' shows why; all else works without it" >&2; fi
 
 .venv/.dev: requirements-dev.lock .venv/.project
 	@echo "make: installing what the tests and checks need"
