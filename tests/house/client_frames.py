@@ -92,7 +92,7 @@ def frames_module() -> str:
         parts += [_interface(name, messages[message]) for name, message in frames.items()]
     parts += [_union(name, what, frames) for name, (what, frames) in groups.items()]
     parts += [LATER, _union("KnownFrame", "", ["Reply", "Entry", "SessionEntry", "OtherFrame"])]
-    parts += [_union("Frame", "What a server sends.", ["KnownFrame", "UnknownFrame"]), _replies()]
+    parts += [_union("Frame", "What a server sends.", ["(KnownFrame & Envelope)", "UnknownFrame"]), _replies()]
     return "\n".join(parts)
 
 

@@ -29,6 +29,11 @@ export class CommandError extends Error {
   }
 }
 
+/** There was no connection, or it was lost before the answer had come: asking again can help. */
+export function lost(message = "The connection was lost."): CommandError {
+  return new CommandError({ code: LOST, message, retryable: true });
+}
+
 /** What was handed over piece by piece has been replaced: the pieces do not add up to the answer any more. */
 export class TextWithdrawn extends Error {
   override readonly name = "TextWithdrawn";

@@ -954,7 +954,7 @@ export interface UnknownFrame extends Envelope {
 export type KnownFrame = Reply | Entry | SessionEntry | OtherFrame;
 
 /** What a server sends. */
-export type Frame = KnownFrame | UnknownFrame;
+export type Frame = (KnownFrame & Envelope) | UnknownFrame;
 
 /** What each command is answered with. */
 export interface Replies {

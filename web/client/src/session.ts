@@ -169,7 +169,7 @@ export function textOf(content: Content | null | undefined): string {
 /** Take one frame of the session or of its streams (changed in place) and say what became of it. */
 export function take(session: SessionState, frame: Frame): Verdict {
   if (!isOwn(session, frame)) {
-    const stream = streamOf(session, (frame as Envelope).stream);
+    const stream = streamOf(session, frame.stream);
     return stream === null ? Verdict.IGNORED : applyFrame(stream, frame);
   }
   if (frame.type === "subscribed") {
@@ -192,7 +192,7 @@ export function take(session: SessionState, frame: Frame): Verdict {
   }
   const verdict = session.deleted ? Verdict.IGNORED : advance(session, frame);
   if (verdict !== Verdict.APPLIED) return verdict;
-  growEpoch(session, (frame as Envelope).epoch);
+  growEpoch(session, frame.epoch);
   takeEntry(session, frame as SessionEntry);
   return verdict;
 }

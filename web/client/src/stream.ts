@@ -106,7 +106,7 @@ export function position(place: { id: string; epoch: number | null; offset: numb
 
 /** Take one frame into `stream` (changed in place) and say what became of it. */
 export function applyFrame(stream: StreamState, frame: Frame): Verdict {
-  if ((frame as Envelope).stream !== stream.id) return Verdict.IGNORED;
+  if (frame.stream !== stream.id) return Verdict.IGNORED;
   if (frame.type === "subscribed" || frame.type === "accepted") {
     growEpoch(stream, frame.epoch);
     if (frame.type === "subscribed") stream.waiting = false;
@@ -118,7 +118,7 @@ export function applyFrame(stream: StreamState, frame: Frame): Verdict {
   }
   const verdict = stream.end === null ? advance(stream, frame) : Verdict.IGNORED;
   if (verdict !== Verdict.APPLIED) return verdict;
-  const { type, after = 0, upto = 0 }: Envelope = frame;
+  const { type, after = 0, upto = 0 } = frame;
   if (CONTENT.has(type)) stream.pieces += upto - after;
   take(stream, frame as Entry);
   return verdict;
