@@ -1,4 +1,4 @@
-"""What is served beside the WebSocket: the page, health, metrics."""
+"""What is served beside the WebSocket: health and metrics."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import asyncio
 import http.client
 import json
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.gateway.conftest import Gateway
 
-from everstream.gateway.app import CONTENT_SECURITY_POLICY, web_folder
 from everstream.gateway.metrics import COUNTERS, ENDED, GAUGES, SEAMS
 
 
@@ -25,35 +23,6 @@ async def get(gateway: Gateway, path: str) -> tuple[int, dict[str, str], bytes]:
             connection.close()
 
     return await asyncio.to_thread(fetch)
-
-
-async def test_the_page_is_served_and_may_load_nothing_from_elsewhere(gateway: Gateway) -> None:
-    status, headers, body = await get(gateway, "/")
-    assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert b"<html" in body
-    assert headers["content-security-policy"] == CONTENT_SECURITY_POLICY
-    assert "frame-ancestors 'none'" in CONTENT_SECURITY_POLICY
-    assert (headers["x-content-type-options"], headers["cache-control"]) == ("nosniff", "no-cache")
-
-
-async def test_every_file_of_the_page_is_served_with_a_type_that_browsers_take(gateway: Gateway) -> None:
-    types = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
-    files = [path for path in web_folder().rglob("*") if path.is_file() and path.suffix in types]
-    assert files
-    for path in files:
-        status, headers, body = await get(gateway, f"/assets/{path.relative_to(web_folder()).as_posix()}")
-        assert (status, body) == (200, path.read_bytes())
-        assert headers["content-type"].split(";")[0] == types[path.suffix]
-        assert headers["content-security-policy"] == CONTENT_SECURITY_POLICY
-
-
-@pytest.mark.parametrize(
-    "path", ["/nothing", "/assets/nothing.js", "/assets/../app.py", "/assets/%2e%2e/%2e%2e/README.md"]
-)
-async def test_what_is_not_there_is_not_found_and_nothing_outside_is_shown(gateway: Gateway, path: str) -> None:
-    status, headers, _ = await get(gateway, path)
-    assert status == 404
-    assert headers["content-security-policy"] == CONTENT_SECURITY_POLICY
 
 
 async def test_health_is_alive_and_readiness_follows_the_store(gateway: Gateway) -> None:

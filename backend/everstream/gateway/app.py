@@ -1,7 +1,7 @@
 """The Starlette application: what is served where.
 
 /ws                    the protocol (one Connection each)
-/  /assets/…           the web page
+/  /docs  /assets/…    the web page
 /v1/…                  the same streams over HTTP: OpenAI's API, Server-Sent Events
 /healthz  /readyz      liveness; readiness (the store answers, the server is not draining)
 /metrics               Prometheus
@@ -10,17 +10,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from importlib.resources import files
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import structlog
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
-from starlette.staticfiles import StaticFiles
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
@@ -36,6 +33,7 @@ from everstream.gateway.generate_api import GenerateApi
 from everstream.gateway.http_door import HttpDoor
 from everstream.gateway.http_streams import HttpStreams
 from everstream.gateway.metrics import exposition
+from everstream.gateway.page import Page, web_folder
 from everstream.gateway.rest import Rest
 from everstream.gateway.revocation import watch_proofs
 from everstream.gateway.ui_chat import UiChat
@@ -45,23 +43,24 @@ from everstream.runtime.node import Node
 logger = structlog.get_logger(__name__)
 
 ORIGIN_CHARS_MAX = 200
+# A page may load and run what this server serves, and nothing else.  No text becomes HTML or script anywhere in it
+# (trusted types: no sink takes a string, and no policy may be made that would).
 CONTENT_SECURITY_POLICY = (
-    "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'"
+    "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self' ws: wss:; "
+    "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-
-
-def web_folder() -> Path:
-    """The page's files: inside an installed package, or in the checkout that an editable install points to."""
-    packaged = Path(str(files("everstream").joinpath("_web")))
-    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "web" / "page"
+SAFE_HEADERS = [
+    (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
+    (b"permissions-policy", b"camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
 
 
 class SafeHeaders:
-    """Headers that every HTTP answer carries.
-
-    The page has no build step and no hashed names, so a browser must ask each time whether a file has changed.
-    """
+    """Headers that every HTTP answer carries.  What does not say how long it may be kept, has to be asked for again."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -73,13 +72,9 @@ class SafeHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message["headers"],
-                    (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                    (b"referrer-policy", b"no-referrer"),
-                    (b"cache-control", b"no-cache"),
-                ]
+                own = message["headers"]
+                kept = any(name == b"cache-control" for name, _ in own)
+                message["headers"] = [*own, *SAFE_HEADERS, *(() if kept else ((b"cache-control", b"no-cache"),))]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
@@ -138,22 +133,16 @@ class Site:
     # ------------------------------------------------------------------ what is served
 
     def routes(self) -> list[BaseRoute]:
-        folder = web_folder()
-
-        async def page(request: Request) -> Response:
-            return FileResponse(folder / "index.html")
-
         door = HttpDoor(self)
         return [
             *Rest(self, door).routes(),
-            *Documents(door, folder).routes(),
+            *Documents(door).routes(),
             WebSocketRoute("/ws", self._websocket),
             Route("/healthz", self._healthz),
             Route("/readyz", self._readyz),
             Route("/metrics", self._metrics),
             *self._http_routes(),
-            Route("/", page),
-            Mount("/assets", StaticFiles(directory=folder)),
+            *Page(web_folder()).routes(),
         ]
 
     def _http_routes(self) -> list[BaseRoute]:

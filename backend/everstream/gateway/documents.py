@@ -1,4 +1,4 @@
-"""What can be asked here, for programs and for people: `/openapi.json`, `/asyncapi.json`, and `/docs`, a page of both.
+"""What can be asked here, as documents: `/openapi.json` and `/asyncapi.json`.  `/docs` is a page of both.
 
 None of it is secret, so nobody is asked for a token.  The documents are made when they are first asked for.
 """
@@ -6,11 +6,10 @@ None of it is secret, so nobody is asked for a token.  The documents are made wh
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from everstream.gateway import asyncapi, openapi
@@ -21,16 +20,14 @@ ROOTS_MAX = 8  # paths that the application is mounted at
 
 
 class Documents:
-    def __init__(self, door: HttpDoor, folder: Path) -> None:
+    def __init__(self, door: HttpDoor) -> None:
         self._door = door
-        self._page = folder / "api.html"
 
     def routes(self) -> list[BaseRoute]:
         route = self._door.route
         return [
             Route("/openapi.json", route(self._openapi), methods=["GET", "OPTIONS"]),
             Route("/asyncapi.json", route(self._asyncapi), methods=["GET", "OPTIONS"]),
-            Route("/docs", self._docs),
         ]
 
     async def _openapi(self, request: Request) -> Response:
@@ -38,9 +35,6 @@ class Documents:
 
     async def _asyncapi(self, request: Request) -> Response:
         return Response(_asyncapi_of(request.scope.get("root_path", "")), media_type=JSON)
-
-    async def _docs(self, request: Request) -> Response:
-        return FileResponse(self._page)
 
 
 @lru_cache(maxsize=ROOTS_MAX)
