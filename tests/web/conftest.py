@@ -12,7 +12,10 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from tests.server import ServerProcess
 from tests.web.browser import Chat, chromium_path, launch_options
+from tests.web.complaints import complaints
 from tests.web.people import SECRET
+
+__all__ = ["complaints"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

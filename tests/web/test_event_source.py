@@ -16,6 +16,8 @@ from tests.server import ServerProcess
 from tests.web.browser import counted, wait_until
 
 pytestmark = pytest.mark.browser
+# What another site tries is refused, and the browser says so.
+EXPECTED_COMPLAINTS = ("Access to resource at ", "Failed to load resource: the server responded with a status of 403")
 
 TOKENS = 120  # three seconds of the scripted model's usual rate
 LISTEN = """(url) => {

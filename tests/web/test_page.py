@@ -76,26 +76,6 @@ def test_a_second_reload_shows_the_ended_conversation(chat: Chat) -> None:
     assert chat.page.locator(".said .text").text_content() == "Count to ten."
 
 
-def test_a_killed_server_comes_back_and_the_answer_is_whole(
-    page: Page, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    with ServerProcess(tmp_path_factory.mktemp("restart") / "data") as server:
-        server.start()
-        chat = Chat(page, server.url)
-        chat.choose("scripted/count", tokens=200, rate=40)
-        chat.ask("Count through a crash.")
-        shown = chat.wait_answer(100)
-        server.kill9()
-        chat.wait_connection("waiting")
-        assert chat.answer().startswith(shown)
-        server.start()
-        chat.wait_connection("open")
-        assert chat.wait_ended(within_s=60) == "complete"
-        assert chat.answer() == counted(200)
-        assert page.locator(".seam").count() == 1
-        assert chat.errors == []
-
-
 def test_a_reload_while_no_server_can_be_reached_still_shows_the_part(page: Page, server: ServerProcess) -> None:
     line = Line(page)
     chat = Chat(page, server.url)
