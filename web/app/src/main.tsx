@@ -1,9 +1,17 @@
 // The page's entry.
 
+import { Client } from "@everstream/client";
 import { render } from "preact";
 
 import { App } from "./shell/app.tsx";
+import { Page } from "./state/page.ts";
+import { Settings } from "./state/settings.ts";
+import { Token } from "./state/token.ts";
 import "./styles/page.css";
 import "./styles/answer.css";
 
-render(<App />, document.getElementById("app") as HTMLElement);
+const token = new Token(sessionStorage);
+const client = new Client({ token: () => token.value || null, storage: sessionStorage, name: "everstream-page/2" });
+const page = new Page({ client, token, settings: new Settings(localStorage), tab: sessionStorage });
+render(<App page={page} />, document.getElementById("app") as HTMLElement);
+page.start();

@@ -6,8 +6,24 @@
 
 import { useLayoutEffect, useState } from "preact/hooks";
 
-/** Listen to changes: call `changed` at each.  Gives what ends it. */
+/** Listen to changes: `changed` is called at each.  Gives what ends it. */
 export type Subscribe = (changed: () => void) => () => void;
+
+/** Something that changes, and tells whoever listens. */
+export class Changes {
+  readonly #listeners = new Set<() => void>();
+
+  readonly on: Subscribe = (changed) => {
+    // Its own function each time: who listens twice is told twice, and ends each of them by itself.
+    const listener = (): void => changed();
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  };
+
+  tell(): void {
+    for (const listener of [...this.#listeners]) listener();
+  }
+}
 
 const marked = new Set<() => void>();
 

@@ -1,0 +1,429 @@
+// The page as it is, without a look: the connection, the session that the address names, and what the reader has chosen.
+//
+//   Client --events--> Session --change, grown--> Page --changes--> views (once a frame)
+//   views --acts--> Page --> Session, Client
+//
+// Views listen to `on` for everything but the text of answers, which grows too often for the whole page: the log listens
+// to the session itself.  Nothing is shown as done before the server says so.
+
+import {
+  type Chosen,
+  type Client,
+  CommandError,
+  type Model,
+  type SavedSession,
+  type Session,
+  type StateChange,
+  busyTurns,
+} from "@everstream/client";
+
+import { Access } from "./access.ts";
+import type { Acts } from "./acts.ts";
+import { sessionIn } from "./address.ts";
+import { Attachments } from "./attachments.ts";
+import { Changes } from "./changes.ts";
+import { contentOf, withText } from "./content.ts";
+import { forgetTab, loadDraft, loadTab, saveDraft, saveTab } from "./kept.ts";
+import { Listing } from "./listing.ts";
+import { Meter } from "./meter.ts";
+import { NOTHING, type Offer, chosenModel, offerOf } from "./models.ts";
+import { Notices } from "./notices.ts";
+import type { Settings } from "./settings.ts";
+import type { Store } from "./storage.ts";
+import type { Token } from "./token.ts";
+import { Voice } from "./voice.ts";
+
+const SAVE_EVERY_MS = 1_000;
+const TICK_EVERY_MS = 200; // how often figures move while nothing arrives
+const TYPING_EVERY_MS = 3_000;
+const FRAME_BYTES = 1_048_576; // until a welcome says otherwise
+const TOKEN_CODES = [4501, 4005]; // closed for want of a token: `Access` says so
+const GONE: Record<string, string> = {
+  unknown: "This chat does not exist, or you are not in it (any more).",
+  deleted: "This chat was deleted.",
+};
+
+export type OnBusy = "queue" | "interrupt" | "parallel";
+export type DialogName = "about" | "settings" | "help";
+
+/** A question before something that cannot be undone. */
+export interface Question {
+  text: string;
+  action: string;
+  answer: (yes: boolean) => void;
+}
+
+export interface PageParts {
+  client: Client;
+  token: Token;
+  settings: Settings;
+  /** The tab's own store. */
+  tab: Store;
+}
+
+export class Page {
+  readonly #changes = new Changes();
+  readonly #toEnd = new Changes();
+  readonly on = this.#changes.on;
+  /** The reader wants to see the end, wherever he was. */
+  readonly onToEnd = this.#toEnd.on;
+  readonly client: Client;
+  readonly settings: Settings;
+  readonly notices = new Notices();
+  readonly access: Access;
+  readonly list: Listing;
+  readonly attachments: Attachments;
+  readonly acts: Acts;
+  readonly #token: Token;
+  readonly #tab: Store;
+  readonly #voice: Voice;
+  readonly #meters = new Map<string, Meter>();
+  #stops: (() => void)[] = [];
+  #ticking: ReturnType<typeof setInterval> | undefined;
+  #saving: ReturnType<typeof setTimeout> | undefined;
+  #typedAt = 0;
+  #modelHere = ""; // chosen for the open session
+  #deleting: string | null = null;
+  session: Session;
+  models: readonly Model[] = [];
+  offer: Offer = NOTHING;
+  /** What to do with a message that is sent while an answer runs. */
+  onBusy: OnBusy = "queue";
+  dialog: DialogName | null = null;
+  question: Question | null = null;
+  /** What went wrong while the dialog about the session was open: it covers everything else. */
+  aboutFailure = "";
+  comparing = false;
+  developing = false;
+  drawer = false;
+  /** What stands in the prompt.  No view is drawn from it but the first. */
+  draft: string;
+  /** Said to a screen reader. */
+  spoken = "";
+
+  constructor({ client, token, settings, tab }: PageParts) {
+    this.client = client;
+    this.#token = token;
+    this.settings = settings;
+    this.#tab = tab;
+    this.access = new Access({ client, token, notices: this.notices });
+    this.list = new Listing(client);
+    this.attachments = new Attachments(() => client.welcome?.limits.frame_bytes ?? FRAME_BYTES);
+    this.#voice = new Voice((text) => {
+      this.spoken = text;
+      this.#changes.tell();
+    });
+    this.acts = this.#makeActs();
+    this.draft = loadDraft(tab);
+    for (const part of [this.settings, this.notices, this.access, this.list, this.attachments]) {
+      part.on(() => this.#changes.tell());
+    }
+    const id = sessionIn(location.hash);
+    this.session = this.#enter(id, id === null ? undefined : loadTab(tab, id));
+    if (id !== null) this.#voice.skip(this.session);
+  }
+
+  /** Begin: connect, and follow the address and what the browser tells. */
+  start(): void {
+    const { client } = this;
+    client.on("state", (change) => this.#onState(change));
+    client.on("error", (error) => {
+      if (!error.code.startsWith("auth.")) this.notices.say(`${error.code}: ${error.message}`);
+    });
+    window.addEventListener("hashchange", () => this.#moved());
+    window.addEventListener("online", () => client.wake());
+    window.addEventListener("pageshow", () => client.wake());
+    window.addEventListener("pagehide", () => this.save());
+    window.addEventListener("storage", () => this.settings.readAgain());
+    document.addEventListener("visibilitychange", () => {
+      if (document.visibilityState !== "visible") {
+        this.save();
+        return;
+      }
+      client.wake();
+      void this.list.load(); // others may have let us in meanwhile
+    });
+    this.#changed();
+    client.open();
+  }
+
+  // ------------------------------------------------------------------ what is so
+
+  get busy(): boolean {
+    return busyTurns(this.session.state).length > 0;
+  }
+
+  get maySend(): boolean {
+    return this.session.id === null || this.session.may("send");
+  }
+
+  /** Nothing was said yet, and no chat is open. */
+  get isNew(): boolean {
+    return this.session.id === null && this.session.requests.length === 0;
+  }
+
+  /** The model that the next message goes to, or "". */
+  get model(): string {
+    return chosenModel(this.offer, this.#modelHere, this.session.state.model, this.settings.chosen.model);
+  }
+
+  get modelInfo(): Model | null {
+    return this.models.find(({ id }) => id === this.model) ?? null;
+  }
+
+  get takesImages(): boolean {
+    return this.modelInfo?.images === true;
+  }
+
+  /** Pieces a second of a running answer, or null. */
+  rateOf(stream: { id: string; pieces: number }): number | null {
+    return this.#meters.get(stream.id)?.perSecond(performance.now(), stream.pieces) ?? null;
+  }
+
+  // ------------------------------------------------------------------ what the reader does
+
+  chooseModel(id: string): void {
+    this.#modelHere = id;
+    this.settings.set("model", id);
+    this.#changes.tell();
+  }
+
+  /** Change what is shown besides the conversation. */
+  show(fields: Partial<Pick<Page, "dialog" | "comparing" | "developing" | "drawer" | "onBusy" | "aboutFailure">>): void {
+    Object.assign(this, fields);
+    this.#changes.tell();
+  }
+
+  /** Send what was written, and the images beside it.  False where it cannot be sent now. */
+  say(text: string): boolean {
+    const { session } = this;
+    const images = this.attachments.parts;
+    const unmade = session.id === null && session.requests.some(({ error }) => error === null);
+    if ((text === "" && images.length === 0) || this.model === "" || !this.maySend || unmade) return false;
+    if (images.length > 0 && !this.takesImages) {
+      this.notices.say(`${this.model} takes no images: remove them, or choose another model.`);
+      return false;
+    }
+    this.notices.dismiss();
+    this.typed(false);
+    session.send(contentOf(text, images), this.#chosen());
+    this.attachments.clear();
+    this.#toEnd.tell();
+    return true;
+  }
+
+  stop(): void {
+    if (this.busy && this.maySend) this.session.stop();
+  }
+
+  /** Tell the others that somebody types: not at every key. */
+  typed(typing: boolean): void {
+    if (this.session.id === null || this.session.state.members.length < 2) return;
+    const now = performance.now();
+    if (typing ? this.#typedAt !== 0 && now - this.#typedAt < TYPING_EVERY_MS : this.#typedAt === 0) return;
+    this.#typedAt = typing ? now : 0;
+    this.session.type(typing);
+  }
+
+  newChat(): void {
+    this.show({ drawer: false, comparing: false });
+    if (sessionIn(location.hash) === null) this.#moved();
+    else location.hash = "";
+  }
+
+  toEnd(): void {
+    this.#toEnd.tell();
+  }
+
+  /** Ask whether something is really to be done. */
+  confirm(text: string, action: string): Promise<boolean> {
+    this.question?.answer(false);
+    return new Promise((resolve) => {
+      const answer = (yes: boolean): void => {
+        this.question = null;
+        this.#changes.tell();
+        resolve(yes);
+      };
+      this.question = { text, action, answer };
+      this.#changes.tell();
+    });
+  }
+
+  async delete(id: string, title: string): Promise<void> {
+    if (!(await this.confirm(`Delete “${title || "Untitled"}” for everybody in it?`, "Delete"))) return;
+    this.#deleting = id;
+    try {
+      await this.client.deleteSession(id);
+      if (id === this.session.id) this.newChat();
+      void this.list.load();
+    } catch (error) {
+      if (!(error instanceof CommandError)) throw error;
+      this.notices.say(`It could not be deleted. ${error.code}: ${error.message}`);
+    } finally {
+      this.#deleting = null;
+    }
+  }
+
+  /** The conversation as a text, or null where it failed (which is said).  Markdown is of the path that is looked at. */
+  exported(format: "json" | "markdown"): Promise<string | null> {
+    const shown = this.session.path.findLast(({ node }) => node.message !== null);
+    return this.session.exported(format, format === "markdown" ? shown?.node.message?.id : undefined);
+  }
+
+  /** Nothing of the token, and of what was seen with it, stays in the tab. */
+  forgetToken(): void {
+    const { id } = this.session;
+    this.client.close();
+    this.#token.forget();
+    for (const request of this.session.requests) this.session.drop(request);
+    this.list.clear();
+    this.attachments.clear();
+    this.#voice.forget();
+    this.session = this.#enter(id);
+    this.draft = "";
+    forgetTab(this.#tab);
+    this.notices.say("The token is forgotten.", "Connect again", () => this.access.connect());
+    this.#changed();
+  }
+
+  save(): void {
+    clearTimeout(this.#saving);
+    this.#saving = undefined;
+    saveTab(this.#tab, this.session.saved());
+    saveDraft(this.#tab, this.draft);
+  }
+
+  #chosen(): Chosen {
+    const { model, session, settings } = this;
+    const params = settings.params(model, this.modelInfo?.thinking !== false);
+    const system = session.id === null ? settings.chosen.system.trim() : "";
+    return { model, params, on_busy: this.busy ? this.onBusy : "queue", system };
+  }
+
+  #makeActs(): Acts {
+    return {
+      choose: (above, key) => this.session.choose(above, key),
+      edit: (node, text) => this.session.edit(node, withText(node.message?.content ?? "", text), this.#chosen()),
+      regenerate: (node) => this.session.regenerate(node, this.#chosen()),
+      removeQueued: (turn) => this.session.removeQueued(turn),
+      drop: (request) => this.session.drop(request),
+      postAgain: (request) => this.session.postAgain(request, this.#chosen()),
+      approve: (stream, callId, approved, reason) => this.session.approve(stream, callId, approved, reason),
+      giveResult: (stream, callId, content, isError) => this.session.giveResult(stream, callId, content, isError),
+      notice: (text, action, act) => this.notices.say(text, action, act),
+    };
+  }
+
+  // ------------------------------------------------------------------ which session
+
+  /** The address names another session, or none. */
+  #moved(): void {
+    const id = sessionIn(location.hash);
+    if (id !== null && id === this.session.id) return;
+    this.notices.dismiss();
+    this.#open(id);
+  }
+
+  #open(id: string | null): void {
+    this.save(); // which branches were chosen
+    this.#voice.forget();
+    if (this.dialog === "about") this.dialog = null;
+    this.session = this.#enter(id, id === null ? undefined : loadTab(this.#tab, id));
+    this.#toEnd.tell();
+    this.#changed();
+  }
+
+  #enter(id: string | null, saved?: SavedSession): Session {
+    for (const stop of this.#stops) stop();
+    if (this.#stops.length > 0) this.session.close();
+    this.#meters.clear();
+    this.#typedAt = 0;
+    this.#modelHere = "";
+    const session = saved === undefined ? this.client.session(id) : this.client.session(id, saved);
+    this.#stops = [
+      session.on("change", () => this.#changed()),
+      session.on("grown", ({ stream, frame }) => this.#grown(stream, frame)),
+      session.on("made", ({ id: made, stream }) => {
+        this.#voice.begin(stream);
+        history.replaceState(null, "", `#${made}`);
+        void this.list.load();
+        this.#changed();
+      }),
+      session.on("ended", ({ frame: { stream, by, message } }) => {
+        if (!message && by && by !== session.state.me) this.notices.say(`${by} has removed a queued message.`);
+        this.#meters.delete(stream);
+        void this.list.load();
+      }),
+      session.on("gone", ({ why }) => this.#gone(session, why)),
+      session.on("failed", ({ text }) => {
+        if (this.dialog === "about") this.show({ aboutFailure: text });
+        else this.notices.say(text);
+      }),
+    ];
+    return session;
+  }
+
+  #gone(session: Session, why: string): void {
+    history.replaceState(null, "", location.pathname + location.search);
+    this.#open(null);
+    if (session.id === null || session.id !== this.#deleting) this.notices.say(GONE[why] ?? why);
+    void this.list.load();
+  }
+
+  #grown(stream: { id: string; pieces: number; offset: number }, frame: Parameters<Meter["take"]>[0]): void {
+    let meter = this.#meters.get(stream.id);
+    if (meter === undefined) this.#meters.set(stream.id, (meter = new Meter()));
+    meter.take(frame, performance.now(), stream.pieces, stream.offset);
+    this.#saveSoon();
+  }
+
+  /** Something but the text of an answer has changed. */
+  #changed(): void {
+    const { session } = this;
+    this.#voice.change(session);
+    this.list.name(session.state);
+    if (!this.busy) this.onBusy = "queue";
+    if (this.busy !== (this.#ticking !== undefined)) {
+      clearInterval(this.#ticking);
+      this.#ticking = this.busy ? setInterval(() => this.#tick(), TICK_EVERY_MS) : undefined;
+    }
+    this.#saveSoon();
+    this.#changes.tell();
+  }
+
+  #tick(): void {
+    this.#voice.follow(this.session, performance.now());
+    this.#changes.tell();
+  }
+
+  #saveSoon(): void {
+    this.#saving ??= setTimeout(() => this.save(), SAVE_EVERY_MS);
+  }
+
+  // ------------------------------------------------------------------ the connection
+
+  #onState({ state, code, reason }: StateChange): void {
+    if (state === "open") {
+      this.notices.clear();
+      void this.#loadModels();
+      void this.list.load();
+    } else if (state === "refused" && !TOKEN_CODES.includes(code ?? 0)) {
+      const why = `The server refused the connection (${code}${reason ? `: ${reason}` : ""}).`;
+      this.notices.say(why, "Connect again", () => this.access.connect());
+    }
+    this.#changed();
+  }
+
+  async #loadModels(): Promise<void> {
+    try {
+      this.models = await this.client.models();
+      this.offer = offerOf(this.models);
+      this.#changes.tell();
+    } catch (error) {
+      if (!(error instanceof CommandError)) throw error;
+      if (error.code !== "connection.lost" && error.code !== "connection.closed") {
+        this.notices.say(`${error.code}: ${error.message}`);
+      }
+    }
+  }
+}
