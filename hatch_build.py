@@ -180,14 +180,14 @@ def is_installed(web: Path, *, development: bool) -> bool:
     )
 
 
-def install(node: Node, web: Path, *, development: bool) -> None:
+def install(node: Node, web: Path, *, development: bool, within_s: float = INSTALL_S) -> None:
     """Install exactly what the lock file says into `web/node_modules`; no package's own script is run.
 
     Raises PageNotBuilt.
     """
     command = [*node.npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]
     only = [] if development else ["--omit=dev", "--workspace=@everstream/app"]
-    run([*command, "--loglevel=error", *only], web, node, INSTALL_S)
+    run([*command, "--loglevel=error", *only], web, node, within_s)
 
 
 def run(command: list[str], folder: Path, node: Node, within_s: float) -> None:

@@ -1,7 +1,7 @@
 """The AI SDK's own packages against a real server: each case of `tests/web/ai_sdk/cases.mjs` is a test here.
 
-They are installed from their lock file, once, into a folder that is not part of the project.  Where there is no
-Node.js, or nothing can be installed, all of this is skipped, and says why.
+They are installed from their lock file, once, into a folder that is not part of the project.  Where nothing can be
+installed, all of this is skipped, and says why.
 """
 
 from __future__ import annotations
@@ -17,60 +17,35 @@ from typing import Any
 
 import pytest
 from tests.server import ROOT, ServerProcess
+from tests.web.node import CannotInstall, install, node_environment
 
 SOURCE = ROOT / "tests" / "web" / "ai_sdk"
 INSTALLED = ROOT / "build" / "ai_sdk"
 CASES = re.findall(r"^  async (\w+)\(", (SOURCE / "cases.mjs").read_text(), re.MULTILINE)
-NODE_LEAST = 20
-INSTALL_S = 150.0
 RUN_S = 60.0
 
 
 @pytest.fixture(scope="module")
-def node() -> str:
-    """The path of a Node.js that is new enough."""
-    path = shutil.which("node")
-    if path is None or shutil.which("npm") is None:
-        pytest.skip("there is no Node.js with npm here: the AI SDK's packages are not tried")
-    version = subprocess.run([path, "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
-    if int(version.strip().lstrip("v").partition(".")[0]) < NODE_LEAST:
-        pytest.skip(f"Node.js {version.strip()} is too old: the AI SDK's packages need {NODE_LEAST} or newer")
-    return path
-
-
-@pytest.fixture(scope="module")
-def packages(node: str) -> Path:
+def packages() -> Path:
     """Where the packages and the cases are, side by side."""
     INSTALLED.mkdir(parents=True, exist_ok=True)
     with (INSTALLED / "busy").open("w") as busy:
         fcntl.flock(busy, fcntl.LOCK_EX)  # for another run of the tests may install them too
         for file in SOURCE.iterdir():
             shutil.copy(file, INSTALLED)
-        _install()
+        try:
+            install(INSTALLED)
+        except CannotInstall as problem:
+            pytest.skip(f"the AI SDK's packages cannot be installed: {problem}")
     return INSTALLED
 
 
-def _install() -> None:
-    lock, done = (SOURCE / "package-lock.json").read_text(), INSTALLED / "installed.json"
-    if done.exists() and done.read_text() == lock:
-        return
-    command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-    try:
-        subprocess.run(command, cwd=INSTALLED, capture_output=True, text=True, check=True, timeout=INSTALL_S)
-    except subprocess.TimeoutExpired:
-        pytest.skip(f"the AI SDK's packages could not be installed within {INSTALL_S:g} s")
-    except subprocess.CalledProcessError as error:
-        said = (error.stderr.strip().splitlines() or ["npm said nothing"])[0]
-        pytest.skip(f"the AI SDK's packages could not be installed: {said}")
-    done.write_text(lock)
-
-
 @pytest.fixture(scope="module")
-def results(node: str, packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def results(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     with ServerProcess(tmp_path_factory.mktemp("ai-sdk") / "data") as server:
         server.start()
-        command = [node, "cases.mjs", server.url]
-        run = subprocess.run(command, cwd=packages, capture_output=True, text=True, timeout=RUN_S, check=False)
+        command, env = ["node", "cases.mjs", server.url], node_environment()
+        run = subprocess.run(command, cwd=packages, env=env, capture_output=True, text=True, timeout=RUN_S, check=False)
         told = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
         yield {each["name"]: each for each in told} | {"errors": run.stderr}
         assert "Traceback" not in server.log_text()
@@ -82,12 +57,13 @@ def test_with_the_ai_sdk(results: dict[str, Any], name: str) -> None:
     assert not results[name]["fault"], results[name]["fault"]
 
 
-def test_a_killed_server_comes_back_and_answers_are_resumed_whole(node: str, packages: Path, tmp_path: Path) -> None:
+def test_a_killed_server_comes_back_and_answers_are_resumed_whole(packages: Path, tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "data") as server:
         server.start()
         with subprocess.Popen(
-            [node, "killed.mjs", server.url],
+            ["node", "killed.mjs", server.url],
             cwd=packages,
+            env=node_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -27,7 +27,8 @@ from tests.server import ROOT, clean_environment
 
 WEB = ROOT / "web"
 BUILD = ROOT / "build"
-RUN_S = 240.0
+INSTALL_S = 150.0
+RUN_S = 150.0
 
 
 class CannotInstall(Exception):
@@ -69,16 +70,22 @@ def _programs() -> Path:
 @functools.cache
 def installed() -> Path:
     """`web/`, where everything is installed.  Raises CannotInstall."""
-    build = hook()
     _programs()
     with (BUILD / "npm.lock").open("w") as busy:
         fcntl.flock(busy, fcntl.LOCK_EX)  # for others run tests at the same time
-        if not build.is_installed(WEB, development=True):
-            try:
-                build.install(build.node_of_wheel(), WEB, development=True)
-            except build.PageNotBuilt as problem:
-                raise CannotInstall(str(problem)) from None
+        install(WEB)
     return WEB
+
+
+def install(folder: Path) -> None:
+    """Install what the folder's lock file says, unless it is there.  Raises CannotInstall."""
+    build = hook()
+    if build.is_installed(folder, development=True):
+        return
+    try:
+        build.install(build.node_of_wheel(), folder, development=True, within_s=INSTALL_S)
+    except build.PageNotBuilt as problem:
+        raise CannotInstall(str(problem)) from None
 
 
 def run(*command: str, within_s: float = RUN_S) -> subprocess.CompletedProcess[str]:
