@@ -38,7 +38,7 @@ NEVER = {
         r"[\"'`(]https?://(?!127\.0\.0\.1|localhost|\$|[\w.-]*\bexample\b|www\.w3\.org)"
     ),
 }
-GENERATED = re.compile(r"// (?:Generated|Made by)\b", re.IGNORECASE)
+GENERATED = re.compile(r"//.*\bdo not edit\b")
 EXACT = re.compile(r"\d+\.\d+\.\d+(?:-[\w.]+)?")
 DIGEST = re.compile(r"sha(?:512|1)-[A-Za-z0-9+/=]+")
 
