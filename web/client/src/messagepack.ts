@@ -10,7 +10,7 @@ export class MessagePackError extends Error {
 }
 
 const NESTING_MOST = 128; // as the server has it
-const SHORT_TEXT_BYTES = 24; // up to here it is faster not to ask the decoder
+const SHORT_TEXT_BYTES = 40; // up to here it is faster not to ask the decoder
 const FIRST_ROOM_BYTES = 256;
 const UTF8 = new TextEncoder();
 const FROM_UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
@@ -174,7 +174,7 @@ class Reader {
       case 0xc0: return null;
       case 0xc2: return false;
       case 0xc3: return true;
-      case 0xc4: case 0xc5: case 0xc6: return this.#raw(this.#length(byte - 0xc4)).slice();
+      case 0xc4: case 0xc5: case 0xc6: return this.#copied(this.#length(byte - 0xc4));
       case 0xc7: case 0xc8: case 0xc9: return this.#skip(this.#length(byte - 0xc7));
       case 0xca: return view.getFloat32(this.#take(4));
       case 0xcb: return view.getFloat64(this.#take(8));
@@ -220,24 +220,37 @@ class Reader {
   }
 
   #text(length: number): string {
-    const bytes = this.#raw(length);
-    if (length <= SHORT_TEXT_BYTES && bytes.every((byte) => byte < 0x80)) return String.fromCharCode(...bytes);
+    const at = this.#take(length);
+    if (length <= SHORT_TEXT_BYTES) {
+      const text = this.#ascii(at, at + length);
+      if (text !== null) return text;
+    }
     try {
-      return FROM_UTF8.decode(bytes);
+      return FROM_UTF8.decode(this.#bytes.subarray(at, at + length));
     } catch {
       throw new MessagePackError("a text is no UTF-8");
     }
+  }
+
+  #ascii(from: number, to: number): string | null {
+    let text = "";
+    for (let at = from; at < to; at++) {
+      const byte = this.#view.getUint8(at);
+      if (byte >= 0x80) return null;
+      text += String.fromCharCode(byte);
+    }
+    return text;
+  }
+
+  #copied(length: number): Uint8Array {
+    const at = this.#take(length);
+    return this.#bytes.slice(at, at + length);
   }
 
   /** An extension: its type is one byte, and what is in it stays where it is. */
   #skip(length: number): null {
     this.#take(1 + length);
     return null;
-  }
-
-  #raw(length: number): Uint8Array {
-    const at = this.#take(length);
-    return this.#bytes.subarray(at, at + length);
   }
 
   /** Go on by `size` bytes, and say where they begin. */
