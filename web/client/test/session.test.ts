@@ -172,7 +172,7 @@ describe("a session", () => {
 
   it("shows content as text, and says where there is an image", () => {
     expect(textOf("hi")).toBe("hi");
-    expect(textOf([{ type: "text", text: "look" }, { type: "image", url: "https://x" }])).toBe("look\n[image]");
+    expect(textOf([{ type: "text", text: "look" }, { type: "image", url: "https://example.com/x" }])).toBe("look\n[image]");
     expect(textOf(null)).toBe("");
   });
 });
