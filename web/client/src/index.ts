@@ -1,7 +1,11 @@
 // What a program imports.
 
-export { Client, Session, Stream } from "./api.ts";
-export type { Part, Result, SavedSession, SessionEvents, StreamEvents } from "./api.ts";
+export { Client } from "./client.ts";
+export { Session } from "./session_handle.ts";
+export type { SavedSession, SessionEvents } from "./session_handle.ts";
+export { Stream } from "./stream_handle.ts";
+export type { Result, StreamEvents } from "./stream_handle.ts";
+export type { Part } from "./parts.ts";
 export { CommandError, TextWithdrawn } from "./errors.ts";
 export type { LocalCode } from "./errors.ts";
 export type * from "./frames.ts";
