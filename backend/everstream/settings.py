@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -134,6 +135,20 @@ class Settings(BaseSettings):
     heartbeat_ms: int = Field(
         default=15_000, ge=100, le=600_000, description="Silence after which the server sends a heartbeat."
     )
+    connections: int = Field(
+        default=0, ge=0, le=1_000_000, description="Connections that one process takes; 0: as its file limit allows."
+    )
+    connections_per_address: Count = Field(
+        default=1_000, description="Connections that one process takes from one address that is not its own machine's."
+    )
+    trusted_proxies: str = Field(
+        default="127.0.0.1,::1",
+        description="Addresses and networks of proxies whose X-Forwarded-For and -Proto are believed, with commas.",
+    )
+    head_timeout_s: Wait = Field(
+        default=10.0, description="How long the head of a request may take, from the connection on."
+    )
+    body_timeout_s: Wait = Field(default=30.0, description="How long the body of a request may take.")
     hello_timeout_s: Wait = Field(default=10.0, description="How long a new connection may take to say hello.")
     frame_bytes: Size = Field(default=1_048_576, description="The largest frame taken from a client.")
     streams_per_connection: Count = Field(default=64, description="Streams that one connection may read at a time.")
@@ -280,6 +295,18 @@ class Settings(BaseSettings):
     lease_renew_ms: int = Field(
         default=500, ge=10, le=60_000, description="How often a server says that it is alive; less than lease_ms."
     )
+
+    @field_validator("trusted_proxies", mode="after")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            try:
+                ip_network(part)
+            except ValueError as error:
+                raise PydanticCustomError(
+                    "network", "{part} is no address and no network", {"part": part[:64]}
+                ) from error
+        return value
 
     @field_validator("data_dir", "valkey_bin", mode="after")
     @classmethod

@@ -15,6 +15,7 @@ from everstream.runtime.node import Node
 # name, help, field of Counters
 COUNTERS = (
     ("everstream_connections", "WebSocket connections accepted.", "connections_total"),
+    ("everstream_connections_turned_away", "Connections for which there was no room.", "connections_turned_away"),
     ("everstream_connections_refused", "Connections refused at hello: nobody was let in.", "connections_refused"),
     ("everstream_connections_expired", "Connections closed because their token expired.", "connections_expired"),
     ("everstream_connections_revoked", "Connections closed because their key was taken back.", "connections_revoked"),

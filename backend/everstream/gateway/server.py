@@ -25,7 +25,9 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from functools import partial
 from types import FrameType
+from typing import cast
 
 import structlog
 import uvicorn
@@ -37,9 +39,11 @@ from everstream.gateway.application import App
 from everstream.gateway.auth import Authenticate
 from everstream.gateway.authenticator import authenticator_of
 from everstream.gateway.connections import Connected, Connections
+from everstream.gateway.gate import Gate, room_for
 from everstream.gateway.lifeline import Lifeline, Word
 from everstream.gateway.startup import EXIT_PORT, EXIT_STORE, announce, bind, configure_logs, tell_systemd
 from everstream.gateway.transport import DirectProtocol
+from everstream.gateway.transport_http import GuardedHttp
 from everstream.providers.registry import registry_of
 from everstream.runtime.node import Node
 from everstream.settings import Settings
@@ -233,7 +237,9 @@ def uvicorn_config(
         ws_ping_interval=settings.ping_interval_s,
         ws_ping_timeout=settings.ping_timeout_s,
         ws_per_message_deflate=False,  # doubles a connection's memory and triples the cost of a frame
-        http="httptools",
+        http=guarded_http(node),
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -241,6 +247,21 @@ def uvicorn_config(
         backlog=BACKLOG,
         timeout_graceful_shutdown=LAST_FRAMES_S,
     )
+
+
+def guarded_http(node: Node) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP protocol, with the bounds of the settings and a gate of its own."""
+    settings = node.settings
+    gate = Gate(room_for(settings.connections), settings.connections_per_address, settings.trusted_proxies)
+    bounded = partial(
+        GuardedHttp,
+        gate=gate,
+        counters=node.counters,
+        head_s=settings.head_timeout_s,
+        body_s=settings.body_timeout_s,
+        write_s=settings.write_timeout_s,
+    )
+    return cast(type[asyncio.Protocol], bounded)
 
 
 async def _start(node: Node, lifeline: Lifeline | None) -> None:

@@ -1,4 +1,4 @@
-"""The one place that knows uvicorn's insides: frames written straight to the socket, and what the socket says back.
+"""What knows the insides of uvicorn's WebSockets: frames written straight to the socket, and what the socket says back.
 
 `DirectProtocol` is uvicorn's WebSocket protocol, which keeps handshake, reading, pings and close.  It adds a way
 round ASGI for writing: ready-made frames go to the transport in one call, without a task or a queue.  In return the
@@ -50,10 +50,53 @@ class Outlet(Protocol):
         ...
 
 
+class StuckPeer:
+    """Cuts off a peer that takes nothing for `timeout_s` while there is something for it.  A slow one is let be."""
+
+    __slots__ = ("_cut_off", "_deadline", "_loop", "_timeout_s", "_transport", "_unsent")
+
+    def __init__(
+        self,
+        transport: asyncio.WriteTransport,
+        loop: asyncio.AbstractEventLoop,
+        timeout_s: float,
+        cut_off: Callable[[], None],
+    ) -> None:
+        self._transport, self._loop, self._timeout_s, self._cut_off = transport, loop, timeout_s, cut_off
+        self._deadline: asyncio.TimerHandle | None = None
+        self._unsent = 0
+
+    def watch(self) -> None:
+        """More is written than the peer takes."""
+        self.forget()
+        self._unsent = self._transport.get_write_buffer_size()
+        self._deadline = self._loop.call_later(self._timeout_s, self._expired)
+
+    def forget(self) -> None:
+        """It keeps up again, or is gone."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _expired(self) -> None:
+        self._deadline = None
+        if self._transport.get_write_buffer_size() < self._unsent:
+            self.watch()
+        else:
+            self._cut_off()
+
+
 class DirectProtocol(WebSocketsSansIOProtocol):
     """uvicorn's protocol with a door for ready-made frames."""
 
     on_flow: Callable[[bool], None] | None = None
+    on_lost: Callable[[], None] | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
+            self.on_lost = None
 
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
@@ -93,9 +136,8 @@ class DirectOutlet:
         self.full = False
         self._websocket = websocket
         self._protocol = protocol
-        self._timeout_s = timeout_s
-        self._deadline: asyncio.TimerHandle | None = None
-        self._unsent = 0
+        # To be aborted and not closed, which would wait for a buffer that never drains.
+        self._stuck = StuckPeer(protocol.transport, protocol.loop, timeout_s, self._cut_off)
         protocol.transport.set_write_buffer_limits(high=high_water_bytes)
 
     def open(self, on_room: Callable[[], None], on_stuck: Callable[[], None]) -> None:
@@ -118,28 +160,18 @@ class DirectOutlet:
 
     def shut(self) -> None:
         self._protocol.on_flow = None
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self._stuck.forget()
 
     def _flow(self, full: bool) -> None:
         self.full = full
         if full:
-            self._rearm()
+            self._stuck.watch()
         else:
-            if self._deadline is not None:
-                self._deadline.cancel()
+            self._stuck.forget()
             self._on_room()
 
-    def _rearm(self) -> None:
-        self._unsent = self._protocol.transport.get_write_buffer_size()
-        self._deadline = self._protocol.loop.call_later(self._timeout_s, self._expired)
-
-    def _expired(self) -> None:
-        if self._protocol.transport.get_write_buffer_size() < self._unsent:
-            self._rearm()  # slow, but taking something
-            return
+    def _cut_off(self) -> None:
         self._on_stuck()
-        # Not close(): that would wait for a buffer that never drains.
         self._protocol.transport.abort()
 
 

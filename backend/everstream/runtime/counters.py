@@ -28,5 +28,6 @@ class Counters:
     connections: int = 0  # open now
     connections_total: int = 0
     connections_refused: int = 0  # nobody was let in
+    connections_turned_away: int = 0  # there was no room for one more
     connections_expired: int = 0  # their token ran out
     connections_revoked: int = 0  # their key was taken back
