@@ -17,6 +17,12 @@ interface Case {
   expect: Record<string, unknown>;
 }
 
+interface Held {
+  id: string;
+  epoch: number | null;
+  offset: number;
+}
+
 type StreamCase = Case & { stream: string };
 type SessionCase = Case & { session: string; user: string };
 
@@ -31,7 +37,7 @@ function casesOf<C extends Case>(file: string): C[] {
 }
 
 /** Give `place` all frames: what it said to each, and what it asked for. */
-function given(place: { id: string; epoch: number | null; offset: number }, frames: Frame[], one: (f: Frame) => Verdict) {
+function given(place: Held, frames: Frame[], one: (frame: Frame) => Verdict) {
   const verdicts: Verdict[] = [];
   const actions: { subscribe: Position }[] = [];
   for (const frame of frames) {

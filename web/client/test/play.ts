@@ -48,7 +48,8 @@ export class Play {
 
   #message(role: SessionMessage["role"], parent: string | null, fields: Partial<SessionMessage> = {}): string {
     const id = fields.id ?? this.#name("m");
-    this.#say("message", { message: { parent, role, author: "ann", content: id, created: this.#names, ...fields, id } });
+    const message = { parent, role, author: "ann", content: id, created: this.#names, ...fields, id };
+    this.#say("message", { message });
     this.#messages.push(id);
     return id;
   }

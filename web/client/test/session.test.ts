@@ -172,7 +172,8 @@ describe("a session", () => {
 
   it("shows content as text, and says where there is an image", () => {
     expect(textOf("hi")).toBe("hi");
-    expect(textOf([{ type: "text", text: "look" }, { type: "image", url: "https://example.com/x" }])).toBe("look\n[image]");
+    const image = { type: "image", url: "https://example.com/x" } as const;
+    expect(textOf([{ type: "text", text: "look" }, image])).toBe("look\n[image]");
     expect(textOf(null)).toBe("");
   });
 });

@@ -31,7 +31,8 @@ const said: fc.Arbitrary<Said> = fc.oneof(
     .constantFrom("exact", "prefill", "restart", null)
     .map((continuation): Said => ({ type: "seam", epoch: EPOCH, attempt: 2, continuation })),
 );
-const answer = fc.array(said, { maxLength: 30 }).map((all): Said[] => [...all, { type: "stream_end", reason: "complete" }]);
+const end: Said = { type: "stream_end", reason: "complete" };
+const answer = fc.array(said, { maxLength: 30 }).map((all): Said[] => [...all, end]);
 const seed = fc.noShrink(fc.nat());
 
 const MERGED: Partial<Record<Said["type"], string>> = {
@@ -74,8 +75,8 @@ function folded(entries: Said[]): StreamState {
 }
 
 function snapshotOf({ id, epoch, offset, text, thinking, refusal, tool_calls, end }: StreamState): Frame {
-  const status = end === null ? "open" : "ended";
-  return { type: "snapshot", stream: id, epoch: epoch ?? 0, upto: offset, status, text, thinking, refusal, tool_calls, end };
+  const place = { stream: id, epoch: epoch ?? 0, upto: offset, status: end === null ? "open" : "ended" } as const;
+  return { type: "snapshot", ...place, text, thinking, refusal, tool_calls, end };
 }
 
 /** What a server sends to one who subscribes from `state`: from there on, or now and then a snapshot. */
@@ -180,7 +181,8 @@ describe("a stream", () => {
     const state = newStream(STREAM);
     const later = { type: "delta_smell", stream: STREAM, after: 0, upto: 1 } as unknown as Frame;
     expect(applyFrame(state, later)).toBe(Verdict.APPLIED);
-    const strange = [{ type: "heartbeat" }, { ...later, stream: "r_2" }, { type: "delta_text", stream: STREAM, text: "a" }];
+    const unplaced = { type: "delta_text", stream: STREAM, text: "a" };
+    const strange = [{ type: "heartbeat" }, { ...later, stream: "r_2" }, unplaced];
     for (const frame of strange) expect(applyFrame(state, frame as Frame)).toBe(Verdict.IGNORED);
     expect(state).toEqual({ ...newStream(STREAM), offset: 1 });
   });
