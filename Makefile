@@ -28,6 +28,7 @@ HOUSE_RULES := sizes imports words tests locks documents web
 AT_ONCE ?= -n 2 --dist loadfile
 # What pip says.  `make install PIP_QUIET=` shows all of it.
 PIP_QUIET ?= -qq
+unexport PIP_QUIET # which pip itself would read, as a number
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input $(PIP_QUIET)
@@ -147,10 +148,10 @@ PAGE_SOURCES := $(shell find web \( -name node_modules -o -name dist -o -name te
 
 # What is needed for it lies in `.venv` where the tests are run; elsewhere pip brings it for as long as it builds.
 .venv/.page: $(PAGE_SOURCES) .venv/.project
-	@if [ -e .venv/.dev ]; then $(BIN)/python hatch_build.py || true; \
+	@if [ -e .venv/.dev ]; then $(BIN)/python hatch_build.py; \
 	else $(PIP_INSTALL) --no-deps --editable . $(TOLD); fi
 	@if [ -e backend/everstream/_web/index.html ]; then touch $@; \
-	else echo "make: there is no chat page: 'make page PIP_QUIET=-v' shows why; all else works without it" >&2; fi
+	else echo "make: there is no chat page: 'make page PIP_QUIET=-v' says why; all else works without it" >&2; fi
 
 .venv/.dev: requirements-dev.lock .venv/.project
 	@echo "make: installing what the tests and checks need"

@@ -10,8 +10,9 @@ environment, and it is gone with that.  A source distribution carries the built 
 needs Node.js or the network.  What the page was built from is kept beside it as a digest: while that is the same,
 nothing is done.
 
-A page that cannot be built stops nobody from using the server: there is a warning, the package is made without the
-page, and the server says at `/` how to build it.  `EVERSTREAM_SKIP_WEB=1` leaves it out on purpose.
+Where no Node.js or no registry is to be had, nobody is kept from using the server: there is a warning, the package is
+made without the page, and the server says at `/` how to build it.  `EVERSTREAM_SKIP_WEB=1` leaves it out on purpose.
+Sources that do not compile are an error: no package is made of them.
 
 `python hatch_build.py` does the same without a package around it; that is `make page`.
 """
@@ -22,6 +23,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,12 +41,21 @@ SKIP = "EVERSTREAM_SKIP_WEB"
 
 # Folders below `web/` that the page is not built from.
 NO_SOURCES = frozenset({"node_modules", "dist", "test", "page"})
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # which Vite's compiler gives to files and pipes too
 INSTALL_S = 600.0  # a slow registry
 BUILD_S = 300.0
 
 
 class PageNotBuilt(Exception):
-    """The page could not be built; the message says why, in a line."""
+    """The page cannot be built on this machine as it is; the message says why."""
+
+
+class PageBroken(Exception):
+    """The page's sources cannot be built on any machine; the message is the compiler's."""
+
+
+class CommandFailed(Exception):
+    """A command ended badly or not in time; the message is what it said."""
 
 
 class Node(NamedTuple):
@@ -80,7 +91,7 @@ def skipped() -> bool:
 def build(root: Path) -> bool:
     """Build the page of the checkout at `root`, unless it is there already.  True: something was done.
 
-    The old page stays until the new one is whole.  Raises PageNotBuilt.
+    The old page stays until the new one is whole.  Raises PageNotBuilt and PageBroken.
     """
     if is_complete(root):
         return False
@@ -95,6 +106,9 @@ def build(root: Path) -> bool:
     try:
         command = [*node.node, "../node_modules/vite/bin/vite.js", "build", "--logLevel=warn", f"--outDir={fresh}"]
         run([*command, "--emptyOutDir"], web / "app", node, BUILD_S)
+    except CommandFailed as problem:
+        raise PageBroken(str(problem)) from None
+    else:
         (fresh / DIGEST).write_text(digest)
         shutil.rmtree(page, ignore_errors=True)
         fresh.replace(page)
@@ -187,25 +201,37 @@ def install(node: Node, web: Path, *, development: bool, within_s: float = INSTA
     """
     command = [*node.npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]
     only = [] if development else ["--omit=dev", "--workspace=@everstream/app"]
-    run([*command, "--loglevel=error", *only], web, node, within_s)
+    try:
+        run([*command, "--loglevel=error", *only], web, node, within_s)
+    except CommandFailed as problem:
+        raise PageNotBuilt(str(problem)) from None
 
 
 def run(command: list[str], folder: Path, node: Node, within_s: float) -> None:
-    """Run a command of Node.js to its end.  Raises PageNotBuilt with what it said last."""
+    """Run a command of Node.js to its end.  Raises CommandFailed."""
     try:
         done = subprocess.run(
             command, cwd=folder, env=node.environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=within_s
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise PageNotBuilt(str(error)) from error
+        raise CommandFailed(str(error)) from error
     if done.returncode:
-        said = (done.stderr + done.stdout).decode(errors="replace").strip()
-        raise PageNotBuilt(f"{Path(command[0]).name} ended with {done.returncode}: {said or 'and said nothing'}")
+        said = COLOURS.sub("", (done.stderr + done.stdout).decode(errors="replace")).strip()
+        raise CommandFailed(said or f"{command[0]} ended with {done.returncode}")
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Build the page of this checkout.  The exit status is 1 where its sources are broken."""
     try:
         if not skipped():
             build(ROOT)
     except PageNotBuilt as problem:
-        sys.exit(f"the chat page was not built: {problem}")
+        print(f"the chat page cannot be built here: {problem}", file=sys.stderr)
+    except PageBroken as problem:
+        print(f"the chat page is broken: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
