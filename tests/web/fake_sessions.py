@@ -1,7 +1,8 @@
 """Sessions as a server serves them, in the test's own thread: what a test wants said is said, in the order it wants.
 
 It keeps logs (entries with offsets) and the promises of a log; who may do what, and what follows from what, it leaves
-to the test.  `Seat` is one page before it, with a user of its own.
+to the test.  `Seat` is one page before it, with a user of its own.  The page's files are handed to the browser by the
+test too, under a name of their own and with the policy that a server sends along.
 """
 
 from __future__ import annotations
@@ -9,13 +10,29 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from playwright.sync_api import Page, WebSocketRoute
+from playwright.sync_api import Page, Route, WebSocketRoute
+
+from everstream.gateway.app import CONTENT_SECURITY_POLICY
+from everstream.gateway.page import TYPES, web_folder
 
 Frame = dict[str, Any]
+ORIGIN = "http://page.test/"
 EPOCH = 7
 USAGE = {"input_tokens": 3, "output_tokens": 5, "total_tokens": 8, "source": "provider"}
 METRICS = {"ttft_ms": 120.0, "stream_ms": 900.0, "total_ms": 1020.0, "tokens_per_s": 5.6}
 MODELS = [{"id": name, "usable": True, "continuation": "exact"} for name in ("fake/one", "fake/two")]
+
+
+def serve_page(page: Page) -> None:
+    """Hand the page's files to the browser at `ORIGIN`."""
+    page.route("**/assets/*", _from_disk)
+    page.route(f"{ORIGIN}*", _from_disk)
+
+
+def _from_disk(route: Route) -> None:
+    path = web_folder() / (route.request.url.removeprefix(ORIGIN).partition("#")[0] or "index.html")
+    headers = {"content-type": TYPES[path.suffix], "content-security-policy": CONTENT_SECURITY_POLICY}
+    route.fulfill(status=200, headers=headers, body=path.read_bytes())
 
 
 def message(name: str, parent: str | None, author: str, content: str, **more: Any) -> Frame:

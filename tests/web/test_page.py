@@ -303,8 +303,11 @@ def test_the_page_speaks_to_its_own_server_only_and_keeps_to_its_policy(page: Pa
     reply = page.goto(server.url)
     assert reply is not None
     policy = reply.headers["content-security-policy"]
-    assert "default-src 'self'" in policy
+    for promised in ("default-src 'self'", "require-trusted-types-for 'script'", "trusted-types 'none'"):
+        assert promised in policy
     assert "unsafe" not in policy
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    assert reply.headers["referrer-policy"] == "no-referrer"
     chat = Chat(page, server.url)
     chat.choose("scripted/count", tokens=10, rate=0)
     chat.ask("Count.")

@@ -9,10 +9,10 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 from tests.server import ServerProcess
 from tests.web.browser import Chat, counted, wait_until
 from tests.web.road import Road
@@ -236,3 +236,48 @@ def test_a_request_that_died_with_its_server_is_answered_once_by_the_next(
         assert chat.wait_ended() == "complete"
         assert said(second, page, "user") == ["Is anybody there?"]
         assert [chat.answer()] == said(second, page, "assistant") == [counted(30)]
+
+
+# ------------------------------------------------------------------ no WebSockets
+
+
+@pytest.mark.parametrize("how", ["refused", "silent"])
+def test_where_no_websocket_gets_through_the_page_works_over_http_and_says_so(
+    page: Page, road: Road, server: ServerProcess, how: Literal["refused", "silent"]
+) -> None:
+    road.websockets = how
+    chat = Chat(page, road.url)
+    wait_until(page, lambda: page.get_attribute("#connection", "data-transport") == "http")
+    chat.wait_connection("open")
+    assert page.inner_text("#connection") == "connected over HTTP"
+    shown = begin(chat, tokens=160)
+    road.cut()
+    chat.wait_answer(len(shown) + 100)
+    page.reload()
+    chat.wait_ready()
+    assert chat.wait_ended() == "complete"
+    assert [chat.answer()] == said(server, page, "assistant") == [counted(160)]
+    assert page.locator(".seam").count() == 0
+    begin(chat, tokens=400)
+    page.click("#stop")
+    assert chat.wait_ended() == "cancelled"
+    assert [counted(160), chat.answer()] == said(server, page, "assistant")
+
+
+def test_two_browsers_see_one_answer_whatever_way_each_of_them_has(
+    page: Page, browser: Browser, road: Road, server: ServerProcess
+) -> None:
+    road.websockets = "refused"
+    over_http = Chat(page, road.url)
+    shown = begin(over_http, tokens=400)
+    context = browser.new_context()
+    try:
+        other = Chat(context.new_page(), f"{server.url}/#{page.url.partition('#')[2]}")
+        wait_until(other.page, lambda: other.answer().startswith(shown))
+        assert other.page.get_attribute("#connection", "data-transport") == "websocket"
+        other.page.click("#stop")
+        assert over_http.wait_ended() == other.wait_ended() == "cancelled"
+        wait_until(page, lambda: over_http.answer() == other.answer())
+        assert [over_http.answer()] == said(server, page, "assistant")
+    finally:
+        context.close()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, WebSocketRoute
 from tests.web.browser import wait_until
-from tests.web.fake_sessions import FakeSession, Seat, answer, message
-from tests.web.test_modules import ORIGIN, from_disk
+from tests.web.fake_sessions import ORIGIN, FakeSession, Seat, answer, message, serve_page
 
 pytestmark = pytest.mark.browser
 
@@ -19,8 +20,7 @@ class Reader(Seat):
     def __init__(self, page: Page, session: FakeSession | None, user: str = "ann") -> None:
         super().__init__(page, session, user)
         self.page = page
-        page.route("**/assets/*", from_disk)
-        page.route(f"{ORIGIN}*", from_disk)
+        serve_page(page)
         page.goto(f"{ORIGIN}#{session.name}" if session else ORIGIN)
         page.wait_for_selector("#model:not([disabled])", state="attached")
         if session is not None:
@@ -44,6 +44,25 @@ def reader(page: Page, session: FakeSession) -> Iterator[Reader]:
     reader = Reader(page, session)
     yield reader
     assert reader.errors == []
+
+
+def test_a_silent_connection_is_given_up_after_two_heartbeats(page: Page) -> None:
+    hellos: list[dict[str, Any]] = []
+
+    def silent(route: WebSocketRoute) -> None:
+        def on_message(data: str | bytes) -> None:
+            frame = json.loads(data)
+            if frame["type"] == "hello":
+                hellos.append(frame)
+                route.send(json.dumps({"type": "welcome", "protocol": 1, "heartbeat_ms": 200, "limits": {}}))
+
+        route.on_message(on_message)
+
+    serve_page(page)
+    page.route_web_socket("**/ws", silent)
+    page.goto(ORIGIN)
+    wait_until(page, lambda: len(hellos) >= 2)
+    assert hellos[0]["resume"] == []
 
 
 def ask(reader: Reader, text: str) -> None:
