@@ -1,0 +1,435 @@
+// Markdown that grows: what of a text is finished, and what is still open.
+//
+// An answer grows at its end alone, so only its end is ever read anew.  The text is a row of blocks (paragraphs, lists,
+// tables, code …).  A block is closed as soon as another one has begun behind it, with a whole line of its own: nothing that
+// follows can change it.  It is not looked at again.  The last block is open, and read anew as it grows.
+//
+//   closed | closed | closed | open
+//                            ^ the parser (marked) reads from here
+//
+// An open block may itself become long.  Then its beginning is closed too: items of a list, rows of a table, lines of code,
+// and pieces of a paragraph are units that do not depend on what follows.
+//
+// Two things are known only at the end: addresses that are defined below the place that names them (`[text][name]`), and
+// whether a list is loose.  So at the end the whole text is cut into blocks once more, and those that differ are made anew.
+
+import { Lexer, Tokenizer, getDefaults } from "marked";
+import type { Token, Tokens } from "marked";
+
+import { mended } from "./mend.ts";
+
+const SPLIT_CHARACTERS = 1_500; // an open block this long is closed in part
+const PIECE_CHARACTERS = 3_000; // of a paragraph
+const PIECE_MOST = 12_000; // there it is cut, whatever is open
+const CODE_LINES = 40; // a unit of code
+const CODE_CHARACTERS = 2_000;
+const CHECKED_MOST = 300_000; // characters that are read once more at the end
+
+/** A part of a block that stays as it is.  `view` is what it was drawn as, kept by whoever draws it. */
+export interface Unit<Value> {
+  key: number;
+  value: Value;
+  view: unknown;
+}
+
+interface Place {
+  key: string;
+  from: number; // of the text, in characters
+  upto: number;
+  raw: string;
+  view: unknown; // as of a unit, once it is closed
+}
+
+export interface ListBlock extends Place {
+  kind: "list";
+  ordered: boolean;
+  start: number;
+  loose: boolean;
+  units: Unit<Tokens.ListItem>[];
+}
+
+export interface TableBlock extends Place {
+  kind: "table";
+  header: Tokens.TableCell[];
+  units: Unit<Tokens.TableCell[]>[];
+}
+
+export interface ParagraphBlock extends Place {
+  kind: "paragraph";
+  units: Unit<Token[]>[];
+}
+
+export interface CodeBlock extends Place {
+  kind: "code";
+  lang: string;
+  units: Unit<string>[];
+  closed: boolean;
+}
+
+export interface OtherBlock extends Place {
+  kind: "other";
+  token: Token;
+}
+
+export type Block = ListBlock | TableBlock | ParagraphBlock | CodeBlock | OtherBlock;
+
+type Part = ListBlock | TableBlock | ParagraphBlock;
+
+interface Found {
+  block: Block;
+  token: Token;
+  from: number;
+}
+
+type Links = Lexer["tokens"]["links"];
+
+interface Fence {
+  mark: string;
+  indent: number;
+  block: CodeBlock;
+  pending: string; // whole lines that are no unit yet
+  lines: number;
+}
+
+export class Growing {
+  /** In their order; never changed but at the end. */
+  closed: Block[] = [];
+  /** What follows them, made anew each time. */
+  opened: Block[] = [];
+  #upto = 0; // the text is closed up to here
+  #part: Part | null = null; // the open block, as far as it is closed
+  #tableHead = "";
+  #fence: Fence | null = null;
+  #links: Links = Object.create(null) as Links;
+  #ended = false;
+
+  /** The text is `text` now.  It goes on from what it was the last time; `live`: it will go on. */
+  show(text: string, live: boolean): void {
+    if (this.#ended || text.length < this.#upto) this.#reset();
+    while (this.#advance(text, live));
+    if (live) return;
+    this.#ended = true;
+    if (text.length <= CHECKED_MOST) this.#check(text);
+  }
+
+  #reset(): void {
+    this.closed = [];
+    this.opened = [];
+    this.#part = this.#fence = null;
+    this.#upto = 0;
+    this.#links = Object.create(null) as Links;
+    this.#ended = false;
+  }
+
+  /** Read what is open.  True: something was closed that says how to read on. */
+  #advance(text: string, live: boolean): boolean {
+    if (this.#fence !== null) return this.#readCode(this.#fence, text, live);
+    const rest = text.slice(this.#upto);
+    const head = this.#part?.kind === "table" ? this.#tableHead : "";
+    const found = this.#found(head + (live ? mended(rest) : rest), this.#upto - head.length);
+    this.opened = [];
+    const last = found.at(-1);
+    if (last === undefined) return false;
+    // A line that has just begun may yet belong to what stands before it.
+    const whole = !live || text.indexOf("\n", last.from) !== -1;
+    if (!whole && found.length > 1) {
+      this.opened = found.map(({ block }) => block);
+      return false;
+    }
+    const closed = live ? found.slice(0, -1) : found;
+    if (closed.length > 0) this.#part = null;
+    this.closed.push(...closed.map(({ block }) => block));
+    if (!live) {
+      this.#upto = text.length;
+      return false;
+    }
+    if (closed.length > 0) this.#upto = last.from;
+    return this.#openLast(last, text);
+  }
+
+  /** The blocks of a source that begins at `at`: the first one goes on with what is closed of it. */
+  #found(source: string, at: number): Found[] {
+    const found: Found[] = [];
+    let part = this.#part;
+    for (const token of this.#lex(source)) {
+      const from = at;
+      at += token.raw.length;
+      if (token.type === "space") continue;
+      if (part !== null && part.kind !== token.type) found.push({ block: part, token, from });
+      const block = blockOf(token, from, part?.kind === token.type ? part : null);
+      part = null;
+      if (block !== null) found.push({ block, token, from });
+    }
+    if (part !== null) found.push({ block: part, token: textToken(""), from: at });
+    return found;
+  }
+
+  /** The last block is open. */
+  #openLast({ block, token, from }: Found, text: string): boolean {
+    const fence = token.type === "code" ? fenceAt(text, from) : null;
+    if (fence !== null) {
+      this.#fence = fence;
+      this.#upto = fence.block.upto;
+      return true;
+    }
+    this.opened = [block];
+    if (token.raw.length <= SPLIT_CHARACTERS) return false;
+    if (block.kind === "list") this.#splitList(block, token as Tokens.List, text);
+    else if (block.kind === "table") this.#splitTable(block, token as Tokens.Table, text);
+    else if (block.kind === "paragraph") this.#splitParagraph(block, text);
+    return false;
+  }
+
+  // ------------------------------------------------------------------ long open blocks
+
+  #splitList(block: ListBlock, { items }: Tokens.List, text: string): void {
+    const before = items.slice(0, -1).map(({ raw }) => raw).join("");
+    const next = this.#upto + before.length;
+    if (before === "" || !text.startsWith(before, this.#upto) || text.indexOf("\n", next) === -1) return;
+    this.#keepPart({ ...block, units: block.units.slice(0, -1) }, next);
+  }
+
+  #splitTable(block: TableBlock, { rows }: Tokens.Table, text: string): void {
+    const started = this.#part !== null;
+    const head = started ? this.#upto : endOfLine(text, endOfLine(text, this.#upto));
+    let next = head;
+    for (let row = 0; row < rows.length - 1; row++) next = endOfLine(text, next);
+    if (rows.length < 2 || next === text.length) return;
+    if (!started) this.#tableHead = text.slice(this.#upto, head);
+    this.#keepPart({ ...block, units: block.units.slice(0, -1) }, next);
+  }
+
+  #splitParagraph(block: ParagraphBlock, text: string): void {
+    const rest = text.slice(this.#upto);
+    if (rest.length < PIECE_CHARACTERS) return;
+    const forced = rest.length > PIECE_MOST;
+    for (let at = rest.length - PIECE_CHARACTERS / 3; at > PIECE_CHARACTERS / 3; at -= 200) {
+      const cut = rest.lastIndexOf(" ", at) + 1;
+      if (cut < 2 || !/^(?:[\p{L}("'“]|\d+(?![\d.)]))/u.test(rest.slice(cut, cut + 40))) continue;
+      const piece = rest.slice(0, cut);
+      const tokens = this.#inline(piece);
+      if (!forced && tokens.some(({ type, raw }) => type === "text" && /[*_~`[<]/.test(raw))) continue;
+      this.#keepPart({ ...block, units: unitsOf(block.units.slice(0, -1), [tokens]) }, this.#upto + cut);
+      return;
+    }
+  }
+
+  #keepPart(part: Part, upto: number): void {
+    this.#part = part;
+    this.#upto = upto;
+  }
+
+  // ------------------------------------------------------------------ code
+
+  /** Read whole lines of code.  True: the code has ended. */
+  #readCode(fence: Fence, text: string, live: boolean): boolean {
+    const { block } = fence;
+    for (;;) {
+      const end = text.indexOf("\n", this.#upto);
+      const line = text.slice(this.#upto, end === -1 ? text.length : end);
+      const closes = (end !== -1 || !live) && isClosing(fence, line);
+      if (closes || (end === -1 && !live)) {
+        if (!closes) fence.pending += unindented(line, fence.indent);
+        this.#upto = end === -1 ? text.length : end + 1;
+        this.#closeCode(fence, text, closes);
+        return true;
+      }
+      if (end === -1) {
+        const partial = mayClose(fence, line) ? "" : unindented(line, fence.indent);
+        const open = fence.pending + partial;
+        const units = open === "" ? block.units : unitsOf(block.units, [open]);
+        this.opened = [{ ...block, units, upto: text.length }];
+        return false;
+      }
+      fence.pending += `${unindented(line, fence.indent)}\n`;
+      fence.lines += 1;
+      this.#upto = end + 1;
+      if (fence.lines >= CODE_LINES || fence.pending.length >= CODE_CHARACTERS) this.#keepLines(fence);
+    }
+  }
+
+  #keepLines(fence: Fence): void {
+    fence.block.units.push(unit(fence.block.units.length, fence.pending));
+    fence.pending = "";
+    fence.lines = 0;
+  }
+
+  #closeCode(fence: Fence, text: string, closed: boolean): void {
+    const { block } = fence;
+    if (fence.pending !== "") this.#keepLines(fence);
+    const last = block.units.at(-1);
+    if (last !== undefined) block.units[block.units.length - 1] = { ...last, value: last.value.replace(/\n$/, "") };
+    const raw = text.slice(block.from, this.#upto);
+    this.#fence = null;
+    this.opened = [];
+    this.closed.push({ ...block, closed, raw, upto: this.#upto });
+  }
+
+  // ------------------------------------------------------------------ the end
+
+  /** Cut the whole text into blocks once more, and make those anew that differ. */
+  #check(text: string): void {
+    const lexer = newLexer({});
+    const known = new Map(this.closed.map((block) => [block.from, block]));
+    let tokens: Token[];
+    try {
+      tokens = lexer.blockTokens(text, lexer.tokens);
+    } catch {
+      return; // too deep for the parser: it stays as it was read
+    }
+    this.#links = lexer.tokens.links;
+    const named = Object.keys(this.#links).length > 0;
+    let at = 0;
+    const blocks: Block[] = [];
+    for (const token of tokens) {
+      const from = at;
+      at += token.raw.length;
+      const block = known.get(from);
+      if (block !== undefined && isSame(block, token, text) && !(named && hasNames(block, token))) blocks.push(block);
+      else blocks.push(...this.#anew(token, from));
+    }
+    this.closed = blocks;
+  }
+
+  #anew(token: Token, from: number): Block[] {
+    const [read] = this.#lex(token.raw);
+    const block = read === undefined ? null : blockOf(read, from, null);
+    return block === null ? [] : [{ ...block, key: `${from}again` }];
+  }
+
+  // ------------------------------------------------------------------ marked
+
+  #lex(source: string): Token[] {
+    const lexer = newLexer(this.#links);
+    try {
+      const tokens = lexer.blockTokens(source, lexer.tokens);
+      for (const { src, tokens: into } of lexer.inlineQueue) lexer.inlineTokens(src, into);
+      this.#links = lexer.tokens.links;
+      return tokens;
+    } catch {
+      // Nested deeper than the parser can follow: it is shown as it was said.
+      return [{ type: "paragraph", raw: source, text: source, tokens: [textToken(source)] }];
+    }
+  }
+
+  #inline(source: string): Token[] {
+    const lexer = newLexer(this.#links);
+    try {
+      return lexer.inlineTokens(source, []);
+    } catch {
+      return [textToken(source)];
+    }
+  }
+}
+
+/** The block of a token, behind what was closed of it before; null: it shows nothing. */
+function blockOf(token: Token, from: number, part: Part | null): Block | null {
+  const start = part?.from ?? from;
+  const base = { key: String(start), from: start, upto: from + token.raw.length, raw: token.raw, view: null };
+  if (token.type === "list") {
+    const { ordered, start, loose, items } = token as Tokens.List;
+    const head = { ordered, start: start === "" ? 1 : start, loose };
+    if (part?.kind !== "list") return { ...base, kind: "list", ...head, units: unitsOf([], items) };
+    const isLoose = loose || part.loose || part.units.some(({ value }) => /\n[ \t]*\n$/.test(value.raw));
+    return { ...part, ...base, loose: isLoose, units: unitsOf(part.units, items) };
+  }
+  if (token.type === "table") {
+    const { header, rows } = token as Tokens.Table;
+    return { ...base, kind: "table", header, units: unitsOf(part?.kind === "table" ? part.units : [], rows) };
+  }
+  if (token.type === "paragraph") {
+    const before = part?.kind === "paragraph" ? part.units : [];
+    return { ...base, kind: "paragraph", units: unitsOf(before, [token.tokens ?? []]) };
+  }
+  if (token.type === "code") return { ...base, ...codeOf(token as Tokens.Code) };
+  return token.type === "def" ? null : { ...base, kind: "other", token };
+}
+
+function unit<Value>(key: number, value: Value): Unit<Value> {
+  return { key, value, view: null };
+}
+
+function unitsOf<Value>(before: readonly Unit<Value>[], values: readonly Value[]): Unit<Value>[] {
+  return [...before, ...values.map((value, place) => unit(before.length + place, value))];
+}
+
+function textToken(source: string): Token {
+  return { type: "text", raw: source, text: source };
+}
+
+/** Markdown as everybody writes it (GFM), but that `[^1]: …`, a footnote, is no address: it stays text. */
+class Reader extends Tokenizer {
+  override def(source: string): Tokens.Def | undefined {
+    return /^ {0,3}\[\^/.test(source) ? undefined : super.def(source);
+  }
+}
+
+function newLexer(links: Links): Lexer {
+  const lexer = new Lexer({ ...getDefaults(), gfm: true, tokenizer: new Reader() });
+  Object.assign(lexer.tokens.links, links);
+  return lexer;
+}
+
+function endOfLine(text: string, from: number): number {
+  const end = text.indexOf("\n", from);
+  return end === -1 ? text.length : end + 1;
+}
+
+/** A whole block of code, in units as it would have come. */
+function codeOf({ lang, text }: Tokens.Code): Pick<CodeBlock, "kind" | "lang" | "units" | "closed"> {
+  const units: Unit<string>[] = [];
+  const lines = text.replace(/\n$/, "").split("\n");
+  for (let from = 0; from < lines.length; from += CODE_LINES) {
+    const end = from + CODE_LINES < lines.length ? "\n" : "";
+    units.push(unit(units.length, lines.slice(from, from + CODE_LINES).join("\n") + end));
+  }
+  return { kind: "code", lang: lang ?? "", units, closed: true };
+}
+
+// ------------------------------------------------------------------ fences
+
+function fenceAt(text: string, from: number): Fence | null {
+  const line = text.slice(from, text.indexOf("\n", from));
+  const found = /^( {0,3})(`{3,}|~{3,})[ \t]*(.*)$/.exec(line);
+  if (found === null) return null;
+  const [, indent = "", mark = "", lang = ""] = found;
+  const place = { key: String(from), from, upto: from + line.length + 1, raw: "", view: null };
+  const block: CodeBlock = { ...place, kind: "code", lang: lang.trim(), units: [], closed: false };
+  return { mark, indent: indent.length, block, pending: "", lines: 0 };
+}
+
+function isClosing({ mark }: Fence, line: string): boolean {
+  const found = /^ {0,3}(`{3,}|~{3,})[ \t]*$/.exec(line)?.[1];
+  return found !== undefined && found[0] === mark[0] && found.length >= mark.length;
+}
+
+/** Whether a line that has just begun may become the end. */
+function mayClose({ mark }: Fence, line: string): boolean {
+  const found = /^ {0,3}([`~]*)[ \t]*$/.exec(line)?.[1];
+  return found !== undefined && found !== "" && found[0] === mark[0];
+}
+
+function unindented(line: string, most: number): string {
+  if (most === 0) return line;
+  let at = 0;
+  while (at < most && line[at] === " ") at++;
+  return line.slice(at);
+}
+
+// ------------------------------------------------------------------ comparing
+
+const KINDS: Record<string, Block["kind"]> = { list: "list", table: "table", paragraph: "paragraph", code: "code" };
+
+/** Whether a block is what the whole text has there. */
+function isSame(block: Block, token: Token, text: string): boolean {
+  if (block.kind !== (KINDS[token.type] ?? "other")) return false;
+  if (block.kind === "other" && block.token.type !== token.type) return false;
+  const end = block.from + token.raw.trimEnd().length;
+  if (text.slice(block.from, block.upto).trimEnd().length + block.from !== end) return false;
+  return block.kind !== "list" || block.loose === (token as Tokens.List).loose;
+}
+
+/** Whether a block may name an address that is defined elsewhere. */
+function hasNames(block: Block, token: Token): boolean {
+  return block.kind !== "code" && token.raw.includes("[");
+}

@@ -1,0 +1,120 @@
+// Seams: where an answer was carried on by another server or another call.
+//
+// A seam lies at a place of the text, which then is read as Markdown.  So it travels as a character of its own, one that text
+// never has (U+FDD0 and those behind it are no characters), and is drawn where that turns up.  The mark goes where a word
+// ends, and not into a line that is made of signs alone or into an address: there it would change what they mean.  While no
+// such place has come yet, the mark stands behind the answer: text that was shown never changes.
+
+import type { Seam } from "@everstream/client";
+import type { JSX } from "preact";
+
+const FIRST = 0xfdd0;
+const MOST = 32;
+const MARKS = /[\ufdd0-\ufdef]/g;
+const SIGNS_ONLY = /^[\s|:\-=`~*_#>+.\d)]*$/;
+
+export type { Seam };
+
+/** `text` without marks. */
+export function unmarked(text: string): string {
+  return text.replace(MARKS, "");
+}
+
+/** Pieces of text, and between them the numbers of the seams that lie there. */
+export function pieces(text: string): (string | number)[] {
+  const found: (string | number)[] = [];
+  let from = 0;
+  for (const { 0: mark, index } of text.matchAll(MARKS)) {
+    if (index > from) found.push(text.slice(from, index));
+    found.push(mark.charCodeAt(0) - FIRST);
+    from = index + 1;
+  }
+  if (from < text.length) found.push(text.slice(from));
+  return found;
+}
+
+export interface MarkedText {
+  text: string; // with the marks in it
+  before: number[]; // seams that lie before all text
+  behind: number[]; // seams whose place has not come yet
+}
+
+/** Put the marks of `seams` into `text`.  What is marked only grows while `text` does. */
+export function markSeams(text: string, seams: readonly Seam[], live: boolean): MarkedText {
+  if (seams.length === 0) return { text, before: [], behind: [] };
+  const said = text.replace(MARKS, "\ufffd");
+  const found: MarkedText = { text: "", before: [], behind: [] };
+  let from = 0;
+  for (const [number, { at }] of seams.entries()) {
+    const place = at === 0 ? 0 : placeFrom(said, Math.max(at, from), live);
+    if (at === 0) found.before.push(number);
+    else if (place === null) found.behind.push(number);
+    else {
+      found.text += said.slice(from, place) + String.fromCharCode(FIRST + Math.min(number, MOST - 1));
+      from = place;
+    }
+  }
+  found.text += said.slice(from);
+  return found;
+}
+
+/** The end of the first word from `at` on, where a mark does no harm; null: there is none (yet). */
+function placeFrom(text: string, at: number, live: boolean): number | null {
+  for (let place = at; place <= text.length; place++) {
+    const found = text.slice(place).search(/\s/);
+    const end = found === -1 ? text.length : place + found;
+    if (found === -1 && live) return null;
+    const lineStart = text.lastIndexOf("\n", end - 1) + 1;
+    const lineEnd = text.indexOf("\n", end);
+    const line = text.slice(lineStart, lineEnd === -1 ? text.length : lineEnd);
+    const isSigns = SIGNS_ONLY.test(line.replace(/^(\d[\d\s]*)+$/, "a")) || /^ {0,3}(?:```|~~~|\[[^\]]*\]:)/.test(line);
+    if (!isSigns && isWord(text.slice(text.slice(0, end).search(/\S*$/), end))) return end;
+    if (found === -1) return null;
+    place = isSigns && lineEnd !== -1 ? lineEnd : end;
+  }
+  return null;
+}
+
+/** Whether a mark may stand behind these characters. */
+function isWord(word: string): boolean {
+  return /[\p{L}\p{N}.,;:!?]$/u.test(word) && !/[:@]\/?\/?|www\.|^[\d.)]+$/.test(word.replace(/[:]$/, "")) || /^\d+$/.test(word);
+}
+
+// ------------------------------------------------------------------ what is said of one
+
+const CAUSES: Record<string, string> = {
+  node_lost: "after a server loss",
+  drain: "on another server",
+  provider_lost: "after the provider broke off",
+};
+const HOW: Record<string, string> = {
+  exact: "The model went on from the very state where it had been.",
+  prefill: "The model was given its own words and went on behind them.",
+  prompted: "The model was asked to go on where it had broken off.",
+  restart: "The answer began anew.",
+};
+const CHECKS: Record<string, string> = {
+  verified: "That nothing is missing or said twice was verified.",
+  heuristic: "Where both parts meet was found by comparing them.",
+  unverified: "Whether something is missing or said twice here was not verified.",
+};
+
+export function seamLabel({ reason, continuation, check }: Seam): string {
+  const cause = CAUSES[reason] ?? "";
+  if (continuation === null) return `broken off here ${cause}`.trim();
+  const how = continuation === "restart" ? "started again" : "carried on";
+  return `${how} ${cause}`.trim() + (check === "unverified" ? " (join not verified)" : "");
+}
+
+function seamDetails({ continuation, check }: Seam): string {
+  return [HOW[continuation ?? ""], CHECKS[check ?? ""]].filter((text) => text !== undefined).join(" ");
+}
+
+/** The mark is drawn by the style sheet, so that copying the answer copies the answer. */
+export function SeamMark({ seam }: { seam: Seam }): JSX.Element {
+  const label = seamLabel(seam);
+  const details = seamDetails(seam);
+  const spoken = details === "" ? label : `${label}. ${details}`;
+  const kind = seam.continuation ?? "none";
+  return <span class="seam" role="img" data-label={label} data-kind={kind} aria-label={spoken} title={spoken} />;
+}
