@@ -8,6 +8,9 @@ import { Page } from "./state/page.ts";
 import { Settings } from "./state/settings.ts";
 import { Token } from "./state/token.ts";
 import "./styles/page.css";
+import "./styles/frame.css";
+import "./styles/composer.css";
+import "./styles/dialog.css";
 import "./styles/answer.css";
 
 const token = new Token(sessionStorage);

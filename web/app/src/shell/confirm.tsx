@@ -11,7 +11,7 @@ export function Confirm({ page }: { page: Page }): JSX.Element {
     <Dialog id="confirm" open={question !== null} onClose={() => question?.answer(false)} labelledBy="confirm-question">
       <p id="confirm-question">{question?.text ?? ""}</p>
       <div class="buttons">
-        <button type="button" value="no" class="plain" autofocus onClick={() => question?.answer(false)}>
+        <button type="button" value="no" class="plain" onClick={() => question?.answer(false)}>
           Cancel
         </button>
         <button id="confirm-yes" type="button" value="yes" class="alarm" onClick={() => question?.answer(true)}>

@@ -6,35 +6,23 @@
 // Views listen to `on` for everything but the text of answers, which grows too often for the whole page: the log listens
 // to the session itself.  Nothing is shown as done before the server says so.
 
-import {
-  type Chosen,
-  type Client,
-  CommandError,
-  type Model,
-  type SavedSession,
-  type Session,
-  type StateChange,
-  busyTurns,
-} from "@everstream/client";
+import { type Chosen, type Client, CommandError, type Model, type Session, type StateChange } from "@everstream/client";
 
 import { Access } from "./access.ts";
 import type { Acts } from "./acts.ts";
-import { sessionIn } from "./address.ts";
+import { hashOf, sessionIn } from "./address.ts";
 import { Attachments } from "./attachments.ts";
 import { Changes } from "./changes.ts";
 import { contentOf, withText } from "./content.ts";
-import { forgetTab, loadDraft, loadTab, saveDraft, saveTab } from "./kept.ts";
+import { forgetTab, loadDraft, saveDraft } from "./kept.ts";
 import { Listing } from "./listing.ts";
-import { Meter } from "./meter.ts";
 import { NOTHING, type Offer, chosenModel, offerOf } from "./models.ts";
 import { Notices } from "./notices.ts";
+import { Reading } from "./reading.ts";
 import type { Settings } from "./settings.ts";
 import type { Store } from "./storage.ts";
 import type { Token } from "./token.ts";
-import { Voice } from "./voice.ts";
 
-const SAVE_EVERY_MS = 1_000;
-const TICK_EVERY_MS = 200; // how often figures move while nothing arrives
 const TYPING_EVERY_MS = 3_000;
 const FRAME_BYTES = 1_048_576; // until a welcome says otherwise
 const TOKEN_CODES = [4501, 4005]; // closed for want of a token: `Access` says so
@@ -76,15 +64,10 @@ export class Page {
   readonly acts: Acts;
   readonly #token: Token;
   readonly #tab: Store;
-  readonly #voice: Voice;
-  readonly #meters = new Map<string, Meter>();
-  #stops: (() => void)[] = [];
-  #ticking: ReturnType<typeof setInterval> | undefined;
-  #saving: ReturnType<typeof setTimeout> | undefined;
+  readonly #reading: Reading;
   #typedAt = 0;
   #modelHere = ""; // chosen for the open session
   #deleting: string | null = null;
-  session: Session;
   models: readonly Model[] = [];
   offer: Offer = NOTHING;
   /** What to do with a message that is sent while an answer runs. */
@@ -109,18 +92,12 @@ export class Page {
     this.access = new Access({ client, token, notices: this.notices });
     this.list = new Listing(client);
     this.attachments = new Attachments(() => client.welcome?.limits.frame_bytes ?? FRAME_BYTES);
-    this.#voice = new Voice((text) => {
-      this.spoken = text;
-      this.#changes.tell();
-    });
     this.acts = this.#makeActs();
     this.draft = loadDraft(tab);
     for (const part of [this.settings, this.notices, this.access, this.list, this.attachments]) {
       part.on(() => this.#changes.tell());
     }
-    const id = sessionIn(location.hash);
-    this.session = this.#enter(id, id === null ? undefined : loadTab(tab, id));
-    if (id !== null) this.#voice.skip(this.session);
+    this.#reading = this.#makeReading();
   }
 
   /** Begin: connect, and follow the address and what the browser tells. */
@@ -131,26 +108,24 @@ export class Page {
       if (!error.code.startsWith("auth.")) this.notices.say(`${error.code}: ${error.message}`);
     });
     window.addEventListener("hashchange", () => this.#moved());
-    window.addEventListener("online", () => client.wake());
-    window.addEventListener("pageshow", () => client.wake());
     window.addEventListener("pagehide", () => this.save());
     window.addEventListener("storage", () => this.settings.readAgain());
     document.addEventListener("visibilitychange", () => {
-      if (document.visibilityState !== "visible") {
-        this.save();
-        return;
-      }
-      client.wake();
-      void this.list.load(); // others may have let us in meanwhile
+      if (document.visibilityState !== "visible") this.save();
+      else void this.list.load(); // others may have let us in meanwhile
     });
-    this.#changed();
+    this.#reading.changed();
     client.open();
   }
 
   // ------------------------------------------------------------------ what is so
 
+  get session(): Session {
+    return this.#reading.session;
+  }
+
   get busy(): boolean {
-    return busyTurns(this.session.state).length > 0;
+    return this.#reading.busy;
   }
 
   get maySend(): boolean {
@@ -175,9 +150,8 @@ export class Page {
     return this.modelInfo?.images === true;
   }
 
-  /** Pieces a second of a running answer, or null. */
   rateOf(stream: { id: string; pieces: number }): number | null {
-    return this.#meters.get(stream.id)?.perSecond(performance.now(), stream.pieces) ?? null;
+    return this.#reading.rateOf(stream);
   }
 
   // ------------------------------------------------------------------ what the reader does
@@ -272,24 +246,18 @@ export class Page {
 
   /** Nothing of the token, and of what was seen with it, stays in the tab. */
   forgetToken(): void {
-    const { id } = this.session;
     this.client.close();
     this.#token.forget();
-    for (const request of this.session.requests) this.session.drop(request);
     this.list.clear();
     this.attachments.clear();
-    this.#voice.forget();
-    this.session = this.#enter(id);
     this.draft = "";
+    this.#reading.forget();
     forgetTab(this.#tab);
     this.notices.say("The token is forgotten.", "Connect again", () => this.access.connect());
-    this.#changed();
   }
 
   save(): void {
-    clearTimeout(this.#saving);
-    this.#saving = undefined;
-    saveTab(this.#tab, this.session.saved());
+    this.#reading.save();
     saveDraft(this.#tab, this.draft);
   }
 
@@ -325,42 +293,34 @@ export class Page {
   }
 
   #open(id: string | null): void {
-    this.save(); // which branches were chosen
-    this.#voice.forget();
     if (this.dialog === "about") this.dialog = null;
-    this.session = this.#enter(id, id === null ? undefined : loadTab(this.#tab, id));
-    this.#toEnd.tell();
-    this.#changed();
-  }
-
-  #enter(id: string | null, saved?: SavedSession): Session {
-    for (const stop of this.#stops) stop();
-    if (this.#stops.length > 0) this.session.close();
-    this.#meters.clear();
     this.#typedAt = 0;
     this.#modelHere = "";
-    const session = saved === undefined ? this.client.session(id) : this.client.session(id, saved);
-    this.#stops = [
-      session.on("change", () => this.#changed()),
-      session.on("grown", ({ stream, frame }) => this.#grown(stream, frame)),
-      session.on("made", ({ id: made, stream }) => {
-        this.#voice.begin(stream);
-        history.replaceState(null, "", `#${made}`);
+    this.#reading.open(id);
+    this.#toEnd.tell();
+  }
+
+  #makeReading(): Reading {
+    return new Reading(this.client, this.#tab, sessionIn(location.hash), {
+      changed: () => this.#changed(),
+      made: (id) => {
+        history.replaceState(null, "", hashOf(id));
         void this.list.load();
-        this.#changed();
-      }),
-      session.on("ended", ({ frame: { stream, by, message } }) => {
-        if (!message && by && by !== session.state.me) this.notices.say(`${by} has removed a queued message.`);
-        this.#meters.delete(stream);
+      },
+      ended: ({ by, message }) => {
+        if (!message && by && by !== this.session.state.me) this.notices.say(`${by} has removed a queued message.`);
         void this.list.load();
-      }),
-      session.on("gone", ({ why }) => this.#gone(session, why)),
-      session.on("failed", ({ text }) => {
+      },
+      gone: (session, why) => this.#gone(session, why),
+      failed: (text) => {
         if (this.dialog === "about") this.show({ aboutFailure: text });
         else this.notices.say(text);
-      }),
-    ];
-    return session;
+      },
+      spoken: (text) => {
+        this.spoken = text;
+        this.#changes.tell();
+      },
+    });
   }
 
   #gone(session: Session, why: string): void {
@@ -370,34 +330,11 @@ export class Page {
     void this.list.load();
   }
 
-  #grown(stream: { id: string; pieces: number; offset: number }, frame: Parameters<Meter["take"]>[0]): void {
-    let meter = this.#meters.get(stream.id);
-    if (meter === undefined) this.#meters.set(stream.id, (meter = new Meter()));
-    meter.take(frame, performance.now(), stream.pieces, stream.offset);
-    this.#saveSoon();
-  }
-
   /** Something but the text of an answer has changed. */
   #changed(): void {
-    const { session } = this;
-    this.#voice.change(session);
-    this.list.name(session.state);
+    this.list.name(this.session.state);
     if (!this.busy) this.onBusy = "queue";
-    if (this.busy !== (this.#ticking !== undefined)) {
-      clearInterval(this.#ticking);
-      this.#ticking = this.busy ? setInterval(() => this.#tick(), TICK_EVERY_MS) : undefined;
-    }
-    this.#saveSoon();
     this.#changes.tell();
-  }
-
-  #tick(): void {
-    this.#voice.follow(this.session, performance.now());
-    this.#changes.tell();
-  }
-
-  #saveSoon(): void {
-    this.#saving ??= setTimeout(() => this.save(), SAVE_EVERY_MS);
   }
 
   // ------------------------------------------------------------------ the connection
