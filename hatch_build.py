@@ -81,7 +81,9 @@ class PageHook(BuildHookInterface[Any]):
         try:
             build(Path(self.root))
         except PageNotBuilt as problem:
-            self.app.display_warning(f"the package is made without the chat page: {problem}")
+            self.app.display_warning(
+                f"the package is made without the chat page, which cannot be built here: {problem}"
+            )
 
 
 def skipped() -> bool:
