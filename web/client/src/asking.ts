@@ -1,5 +1,5 @@
-// Questions where a place goes on.  Until the newest one is answered, entries of that place are not wanted: what follows
-// it comes again behind the answer.
+// Questions where a place goes on.  Until the newest one is answered, entries of that place are not wanted: what
+// follows it comes again behind the answer.
 
 import type { CommandError } from "./errors.ts";
 import { LOST } from "./errors.ts";

@@ -1,4 +1,5 @@
-// When to come back: full jitter below a ceiling that doubles, so that a thousand clients of one lost server spread out.
+// When to come back: full jitter below a ceiling that doubles, so that a thousand clients of one lost server spread
+// out.
 
 export const BACKOFF_FIRST_MS = 250;
 export const BACKOFF_MOST_MS = 15_000;

@@ -1,5 +1,5 @@
-// What carries frames: a WebSocket (websocket.ts), or events with POST (http.ts).  A carrier is one connection, and knows
-// nothing of the next.  It is silent once it has said `closed`, or was closed.
+// What carries frames: a WebSocket (websocket.ts), or events with POST (http.ts).  A carrier is one connection, and
+// knows nothing of the next.  It is silent once it has said `closed`, or was closed.
 
 import type { Command, Frame, HelloCommand } from "./frames.ts";
 

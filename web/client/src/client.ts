@@ -11,6 +11,7 @@ import type { Carry } from "./carrier.ts";
 import { Emitter } from "./emitter.ts";
 import { CLOSED, CommandError, LOST } from "./errors.ts";
 import type { Command, Frame, Model, ReplyTo, Resume, SessionsListed, Welcome } from "./frames.ts";
+import type { SessionHost, SessionReader, StreamHost, StreamReader, Taken } from "./host.ts";
 import { overHttp } from "./http.ts";
 import type {
   ClientEvents,
@@ -23,13 +24,12 @@ import type {
   Transport,
 } from "./options.ts";
 import { Outbox, newRequest, randomId } from "./outbox.ts";
-import { onWaking } from "./page_events.ts";
+import { onPageEvents } from "./page_events.ts";
 import { Routes } from "./routes.ts";
 import { Session } from "./session_handle.ts";
-import type { SavedSession, SessionHost, SessionReader } from "./session_handle.ts";
+import type { SavedSession } from "./session_handle.ts";
 import type { StreamState } from "./stream.ts";
 import { Stream } from "./stream_handle.ts";
-import type { StreamHost, StreamReader } from "./stream_handle.ts";
 import { Token } from "./token.ts";
 import { JSON_FRAMES, MSGPACK_FRAMES, addressBeside, overWebSocket } from "./websocket.ts";
 import { Wire } from "./wire.ts";
@@ -41,10 +41,10 @@ export class Client {
   #wire: Wire;
   #outbox: Outbox;
   #host: StreamHost & SessionHost;
-  #streams = new Map<string, StreamReader>();
+  #streams = new Map<string, StreamReader[]>(); // the first one reads, the others look on
   #sessions = new Set<SessionReader>();
   #waiting = new Set<() => void>(); // for the next change of state
-  #stopWaking = () => {};
+  #stopListening = () => {};
 
   constructor(options: ClientOptions = {}) {
     const token = new Token(options.token);
@@ -68,9 +68,10 @@ export class Client {
       wire: this.#wire,
       outbox: this.#outbox,
       storage,
-      joins: (id, reader) => void this.#streams.set(id, reader),
-      leaves: (id, reader) => void (this.#streams.get(id) === reader && this.#streams.delete(id)),
+      joins: (id, reader) => this.#joins(id, reader),
+      leaves: (id, reader) => this.#leaves(id, reader),
       heldBySession: (id) => this.#heldBySession(id),
+      heldByStream: (id) => this.#streams.get(id)?.[0]?.stream.state ?? null,
       opens: (reader) => void this.#sessions.add(reader),
       closes: (reader) => this.#closes(reader),
     };
@@ -98,14 +99,14 @@ export class Client {
 
   /** Connect, and stay connected until `close()`.  Also at once instead of later, and after a refusal. */
   open(): void {
-    this.#stopWaking();
-    this.#stopWaking = onWaking(() => this.wake());
+    this.#stopListening();
+    this.#stopListening = onPageEvents(() => this.#wire.wake(), () => this.#wire.probe());
     this.#wire.open();
   }
 
   /** End the connection, and no stream: what was being read goes on with the next `open()`. */
   close(): void {
-    this.#stopWaking();
+    this.#stopListening();
     this.#wire.close();
   }
 
@@ -141,7 +142,7 @@ export class Client {
   /** Read a stream from its start, or from a place. */
   subscribe(place: string | Position): Stream {
     const from = typeof place === "string" ? { stream: place } : place;
-    return this.#streams.get(from.stream)?.stream ?? new Stream(this.#host, from);
+    return this.#streams.get(from.stream)?.[0]?.stream ?? new Stream(this.#host, from);
   }
 
   async models(): Promise<Model[]> {
@@ -173,13 +174,29 @@ export class Client {
 
   // ------------------------------------------------------------------ what comes
 
+  get #readers(): (SessionReader | StreamReader)[] {
+    return [...this.#sessions, ...[...this.#streams.values()].flat()];
+  }
+
   #resume(): Resume[] {
-    return [...this.#sessions, ...this.#streams.values()].flatMap((reader) => reader.resume());
+    const places = this.#readers.flatMap((reader) => reader.resume());
+    return [...new Map(places.map((place) => [place.stream, place])).values()];
+  }
+
+  #joins(id: string, reader: StreamReader): void {
+    const readers = this.#streams.get(id) ?? [];
+    if (!readers.includes(reader)) this.#streams.set(id, [...readers, reader]);
+  }
+
+  #leaves(id: string, reader: StreamReader): void {
+    const left = (this.#streams.get(id) ?? []).filter((other) => other !== reader);
+    if (left.length > 0) this.#streams.set(id, left);
+    else this.#streams.delete(id);
   }
 
   #onState(change: StateChange): void {
     if (change.state === "open") {
-      for (const reader of [...this.#sessions, ...this.#streams.values()]) reader.welcomed();
+      for (const reader of this.#readers) reader.welcomed();
       this.#outbox.welcomed();
     }
     this.#events.emit("state", change);
@@ -194,15 +211,13 @@ export class Client {
       this.#events.emit("error", new CommandError(frame));
       return;
     }
-    const reader = stream ? this.#streams.get(stream) : undefined;
-    let taken: { state: StreamState } | null = null;
-    for (const open of [...this.#sessions]) {
-      const brought = open.take(frame);
-      if (brought === null) continue;
-      taken = brought;
-      reader?.follow(brought.state, frame, brought.verdict);
-    }
-    if (taken === null) reader?.take(frame);
+    const readers = (stream ? this.#streams.get(stream) : undefined) ?? [];
+    let taken: Taken | null = null;
+    for (const open of [...this.#sessions]) taken = open.take(frame) ?? taken;
+    const [first, ...others] = readers;
+    if (taken !== null) first?.follow(taken, frame);
+    else taken = first?.take(frame) ?? null;
+    for (const reader of others) if (taken !== null) reader.follow(taken, frame);
   }
 
   #heldBySession(id: string): StreamState | null {
@@ -216,7 +231,7 @@ export class Client {
   /** Its streams are not brought any more: who reads them asks himself. */
   #closes(reader: SessionReader): void {
     this.#sessions.delete(reader);
-    for (const [id, left] of this.#streams) if (reader.session.stream(id) !== null) left.alone();
+    for (const [id, [left]] of this.#streams) if (reader.session.stream(id) !== null) left?.alone();
   }
 
   /** What is safe to ask twice: asked again where no reply came.  Rejects where nobody wants a connection. */

@@ -1,6 +1,6 @@
 // Who wants to hear of what.
 
-/** Calls listeners in the order in which they came.  One that throws is reported as an uncaught error, and the rest are called. */
+/** Calls listeners in their order.  What one throws is reported as an uncaught error, and the rest are called. */
 export class Emitter<Events> {
   #listeners: { [K in keyof Events]?: Set<(value: Events[K]) => void> } = {};
 

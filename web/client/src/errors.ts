@@ -43,7 +43,7 @@ export function lost(message = "The connection was lost."): CommandError {
   return new CommandError({ code: LOST, message, retryable: true });
 }
 
-/** What was handed over piece by piece is void.  `text` stands in its place; asking for the text again begins with it. */
+/** What was handed over piece by piece is void.  `text` stands in its place: asking for text again begins with it. */
 export class TextWithdrawn extends Error {
   override readonly name = "TextWithdrawn";
   readonly text: string;

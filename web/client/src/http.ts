@@ -2,8 +2,8 @@
 //
 //   GET events, with the places to resume --welcome, frames----------------------> heard
 //   commands --one POST at a time, several in it--> 202: their replies are events
-//                                              `--> 404: the events are on another server.  There the commands are carried
-//                                                        out on their own, and the events are opened anew, with all places
+//                                              `--> 404: the events are on another server.  There the commands are
+//                                                        carried out on their own, events opened anew, at all places
 //
 // Closing codes are those of a WebSocket: 401 is 4501, 403 is 4503, and what may pass is 1006 or 1013.
 
@@ -17,6 +17,7 @@ import { addressOf } from "./websocket.ts";
 const COMMANDS_MOST = 64; // in one request
 const POST_UNITS_MOST = 262_144; // commands are added to a request below this
 const PLACES_IN_ADDRESS = 64; // proxies take some 8 kB; what is more is subscribed to by commands
+const TAKEN_WITHIN_MS = 20_000;
 /** What a request has around one command. */
 export const POST_OVERHEAD_BYTES = 128;
 
@@ -125,13 +126,20 @@ class HttpCarrier implements Carrier {
     if (response.status !== 200) return await this.#refused(response);
     const text = await response.text();
     const { replies } = JSON.parse(text) as { replies: Frame[] };
-    for (const frame of replies) if (!this.#stop.signal.aborted) this.#heard.frame(frame, bytesOf(JSON.stringify(frame)));
+    for (const frame of replies) {
+      if (!this.#stop.signal.aborted) this.#heard.frame(frame, bytesOf(JSON.stringify(frame)));
+    }
     this.#over(CLOSE_ELSEWHERE, "the events are on another server");
   }
 
-  #post(body: string): Promise<Response> {
+  async #post(body: string): Promise<Response> {
     const headers = { "content-type": "application/json" };
-    return this.#ask(new URL("v1/commands", this.#base), { method: "POST", body, headers });
+    const late = setTimeout(() => this.#over(CLOSE_LOST, "a command was not taken"), TAKEN_WITHIN_MS);
+    try {
+      return await this.#ask(new URL("v1/commands", this.#base), { method: "POST", body, headers });
+    } finally {
+      clearTimeout(late);
+    }
   }
 
   // ------------------------------------------------------------------ requests

@@ -14,40 +14,45 @@ export interface SessionFields {
   model?: string;
 }
 
-export class Orders {
+export abstract class Orders {
   #wire: Wire;
-  #session: () => string;
-  #failed: (text: string) => void;
 
-  /** `session()` gives the id of the open session; `failed(text)` is told what went wrong. */
-  constructor(wire: Wire, session: () => string, failed: (text: string) => void) {
+  constructor(wire: Wire) {
     this.#wire = wire;
-    this.#session = session;
-    this.#failed = failed;
   }
 
-  history(before: string | undefined, limit: number): Promise<MessagesListed | null> {
+  /** The session that they are for. */
+  abstract get id(): string | null;
+  /** Something went wrong. */
+  protected abstract failed(text: string): void;
+
+  get #session(): string {
+    return this.id ?? "";
+  }
+
+  protected history(before: string | undefined, limit: number): Promise<MessagesListed | null> {
     const from = before === undefined ? {} : { before };
-    return this.#try({ type: "session.history", session: this.#session(), limit, ...from });
+    return this.#try({ type: "session.history", session: this.#session, limit, ...from });
   }
 
+  /** Whether it was done; where not, it is said why.  So with those that follow. */
   async update(fields: SessionFields): Promise<boolean> {
-    return (await this.#try({ type: "session.update", session: this.#session(), ...fields })) !== null;
+    return (await this.#try({ type: "session.update", session: this.#session, ...fields })) !== null;
   }
 
   /** The session as a text; `message`: the end of the path that is wanted. */
   async exported(format: "json" | "markdown", message?: string): Promise<string | null> {
     const path = message === undefined ? {} : { message };
-    return (await this.#try({ type: "session.export", session: this.#session(), format, ...path }))?.content ?? null;
+    return (await this.#try({ type: "session.export", session: this.#session, format, ...path }))?.content ?? null;
   }
 
   /** Make somebody a member, or change the role of one. */
   async addMember(user: string, role: Role): Promise<boolean> {
-    return (await this.#try({ type: "member.add", session: this.#session(), user, role })) !== null;
+    return (await this.#try({ type: "member.add", session: this.#session, user, role })) !== null;
   }
 
   async removeMember(user: string): Promise<boolean> {
-    return (await this.#try({ type: "member.remove", session: this.#session(), user })) !== null;
+    return (await this.#try({ type: "member.remove", session: this.#session, user })) !== null;
   }
 
   removeQueued({ stream }: TurnState): void {
@@ -56,18 +61,18 @@ export class Orders {
 
   approve(stream: string, call_id: string, approved: boolean, reason?: string): void {
     const approvals = [{ call_id, approved, ...(reason ? { reason } : {}) }];
-    void this.#try({ type: "tool_approval", session: this.#session(), stream, approvals });
+    void this.#try({ type: "tool_approval", session: this.#session, stream, approvals });
   }
 
   /** Give a result of a tool.  With the last one the turn goes on, in another stream. */
-  giveResult(stream: string, call_id: string, content: unknown, isError: boolean): void {
+  giveResult(stream: string, call_id: string, content: unknown, isError = false): void {
     const results = [{ call_id, content, ...(isError ? { is_error: true } : {}) }];
-    void this.#try({ type: "tool_result", session: this.#session(), stream, results });
+    void this.#try({ type: "tool_result", session: this.#session, stream, results });
   }
 
-  /** Tell the others that somebody types.  It may be lost. */
+  /** Tell the others that somebody types here.  It may be lost. */
   type(typing: boolean): void {
-    this.#wire.send({ type: "typing", session: this.#session(), typing });
+    if (this.id !== null) this.#wire.send({ type: "typing", session: this.#session, typing });
   }
 
   /** A promise of the reply, or of null where it failed. */
@@ -76,7 +81,7 @@ export class Orders {
       return await this.#wire.request(command);
     } catch (error) {
       const { code, message } = error as CommandError;
-      this.#failed(code === LOST ? "The connection was lost: try again." : `${code}: ${message}`);
+      this.failed(code === LOST ? "The connection was lost: try again." : `${code}: ${message}`);
       return null;
     }
   }

@@ -154,7 +154,7 @@ export class Outbox {
 
 type Fields = Partial<Request> & Pick<Request, "session">;
 
-/** A request that was not sent yet.  Without `content` it answers `parent` anew; `parent` undefined: the newest path. */
+/** A request not sent yet.  Without `content` it answers `parent` anew; `parent` undefined: the newest path. */
 export function newRequest(fields: Fields): Request {
   const { content, parent, choice, model, params, on_busy, system, messages, budget, session } = fields;
   const asked = { content, parent, choice, model, params, on_busy, system, messages, budget, session };

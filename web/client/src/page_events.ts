@@ -1,15 +1,17 @@
-// When to look at the connection at once: the network or the page is back, or the network is gone.  Outside of a
-// browser nobody says so.
+// When to look at the connection at once.  Outside of a browser nobody says so.
 
-/** Call `wake` at such times.  Call what is returned to stop. */
-export function onWaking(wake: () => void): () => void {
+/** Call `back` when the network or the page is back, `gone` when the network is gone.  What is returned stops that. */
+export function onPageEvents(back: () => void, gone: () => void): () => void {
   if (typeof window === "undefined" || typeof document === "undefined") return () => {};
-  const seen = () => document.visibilityState === "visible" && wake();
-  const names = ["online", "offline", "pageshow"] as const;
-  for (const name of names) window.addEventListener(name, wake);
+  const seen = () => document.visibilityState === "visible" && back();
+  window.addEventListener("online", back);
+  window.addEventListener("pageshow", back);
+  window.addEventListener("offline", gone);
   document.addEventListener("visibilitychange", seen);
   return () => {
-    for (const name of names) window.removeEventListener(name, wake);
+    window.removeEventListener("online", back);
+    window.removeEventListener("pageshow", back);
+    window.removeEventListener("offline", gone);
     document.removeEventListener("visibilitychange", seen);
   };
 }

@@ -1,5 +1,5 @@
-// What has come of a stream since the last look: a cursor on its state.  There is no queue: who looks seldom gets larger
-// parts, and the state is all that is held.
+// What has come of a stream since the last look: a cursor on its state.  There is no queue: who looks seldom gets
+// larger parts, and the state is all that is held.
 
 import type { StreamEnd } from "./frames.ts";
 import type { HeldCall, Seam, StreamState } from "./stream.ts";

@@ -1,8 +1,8 @@
 // By which transport the next connection is tried.
 //
-// A WebSocket is what there should be.  Some networks let none through: the handshake fails, or nothing passes after it.
-// So where two in a row bring no welcome, and none ever did, the next attempt goes over HTTP; where one did once, the
-// server is more likely to be down, and it takes six.  What works is kept.  After five minutes over HTTP the next
+// A WebSocket is what there should be.  Some networks let none through: the handshake fails, or nothing passes after
+// it. So where two in a row bring no welcome, and none ever did, the next attempt goes over HTTP; where one did once,
+// the server is more likely to be down, and it takes six.  What works is kept.  After five minutes over HTTP the next
 // connection tries a WebSocket again.  Where HTTP brings no welcome either, the two take turns.
 
 import type { Transport } from "./options.ts";

@@ -1,8 +1,8 @@
 // One open session, and what its viewer does in it.
 //
-// Everything that a lost connection can interrupt is a fact held here: the positions of the session and its streams, the
-// requests in the outbox, the turns that are to be stopped.  Every welcome takes up from those facts; so a network loss,
-// a server's restart and a reload of the page are the same case.
+// Everything that a lost connection can interrupt is a fact held here: the positions of the session and its streams,
+// the requests in the outbox, the turns that are to be stopped.  Every welcome takes up from those facts; so a network
+// loss, a server's restart and a reload of the page are the same case.
 //
 //   no session (id null) --first message: generate, accepted--> session.open --+
 //   an id -----------------------------------------------------> session.open --+--> entries, for as long as it is open
@@ -13,23 +13,22 @@
 import { Asking, againInMs } from "./asking.ts";
 import { Emitter } from "./emitter.ts";
 import { CommandError, LOST } from "./errors.ts";
-import type { Accepted, CancelCommand, Content, Frame, Resume, Role, TypingShown } from "./frames.ts";
-import type { Chosen, KeyValues, Request } from "./options.ts";
+import type { Accepted, CancelCommand, Content, Envelope, Frame, Resume } from "./frames.ts";
+import type { SessionHost, SessionReader, Taken } from "./host.ts";
+import type { Chosen, Request } from "./options.ts";
 import { Orders } from "./orders.ts";
-import type { SessionFields } from "./orders.ts";
-import type { Outbox, Sender } from "./outbox.ts";
+import type { Sender } from "./outbox.ts";
 import { newRequest } from "./outbox.ts";
-import type { Note, Right, SessionState, TurnState } from "./session.ts";
+import type { Note, Right, SessionState } from "./session.ts";
 import * as held from "./session.ts";
 import { loaded, stored } from "./storage.ts";
 import type { StreamState } from "./stream.ts";
 import { Verdict, newStream, position, startOver } from "./stream.ts";
 import type { PathItem, TreeNode } from "./tree.ts";
 import { isNewest, pathOf, treeOf } from "./tree.ts";
-import type { Wire } from "./wire.ts";
+import { Typists } from "./typists.ts";
 
 const HISTORY = 100; // messages that are asked for at a time
-const TYPING_STANDS_MS = 6_000;
 const CHOICES_KEY = "everstream.choices.1.";
 
 /** A session as plain data, to be stored as JSON at once: it is what is held, and goes on changing. */
@@ -54,39 +53,22 @@ export interface SessionEvents {
   failed: { text: string };
 }
 
-/** What a client has its sessions do. */
-export interface SessionReader {
-  readonly session: Session;
-  resume(): Resume[];
-  welcomed(): void;
-  /** What has become of a frame of one of its streams; null: it is none, or none of its own. */
-  take(frame: Frame): { state: StreamState; verdict: Verdict } | null;
-}
-
-export interface SessionHost {
-  readonly wire: Wire;
-  readonly outbox: Outbox;
-  readonly storage: KeyValues | null;
-  opens(reader: SessionReader): void;
-  closes(reader: SessionReader): void;
-}
-
-export class Session {
+export class Session extends Orders {
   #host: SessionHost;
   #reader: SessionReader;
   #sender: Sender;
-  #orders: Orders;
   #asking: Asking;
   #events = new Emitter<SessionEvents>();
   #id: string | null;
   #state: SessionState;
   #choices: Record<string, string>;
   #stopping: string[];
-  #typing = new Map<string, ReturnType<typeof setTimeout>>(); // user -> what ends it
+  #typists = new Typists(() => this.#changed());
   #isOpen = true;
 
   /** By `Client.session` only. */
   constructor(host: SessionHost, id: string | null, saved?: SavedSession) {
+    super(host.wire);
     this.#host = host;
     this.#id = id;
     const kept = id !== null && saved?.session?.id === id ? saved : null;
@@ -94,7 +76,6 @@ export class Session {
     this.#stopping = kept?.stopping ?? [];
     this.#choices = kept?.choices ?? this.#choicesOf(id);
     this.#asking = new Asking(host.wire);
-    this.#orders = new Orders(host.wire, () => this.#id ?? "", (text) => this.#events.emit("failed", { text }));
     this.#sender = {
       accepted: (request, reply) => this.#accepted(request, reply),
       refused: () => this.#changed(),
@@ -107,14 +88,13 @@ export class Session {
     };
     this.#adopt();
     host.opens(this.#reader);
-    if (id !== null && !this.#state.opened) this.#fetch();
-    else if (id !== null) this.#subscribe(this.#state);
+    if (id !== null) this.#fetch();
   }
 
   // ------------------------------------------------------------------ what there is
 
   /** null until its first message has made it. */
-  get id(): string | null {
+  override get id(): string | null {
     return this.#id;
   }
 
@@ -135,7 +115,7 @@ export class Session {
 
   /** The other users who type. */
   get typing(): string[] {
-    return [...this.#typing.keys()];
+    return this.#typists.users;
   }
 
   get stopping(): boolean {
@@ -169,8 +149,7 @@ export class Session {
     this.#isOpen = false;
     if (this.#id !== null) this.#host.wire.send({ type: "session.close", session: this.#id });
     this.#asking.clear();
-    for (const timer of this.#typing.values()) clearTimeout(timer);
-    this.#typing.clear();
+    this.#typists.forget();
     const { outbox } = this.#host;
     for (const request of outbox.of(this.#sender)) request.left ||= request.session === null;
     outbox.release(this.#sender);
@@ -224,46 +203,12 @@ export class Session {
     this.#changed();
   }
 
-  removeQueued(turn: TurnState): void {
-    this.#orders.removeQueued(turn);
-  }
-
-  approve(stream: string, call_id: string, approved: boolean, reason?: string): void {
-    this.#orders.approve(stream, call_id, approved, reason);
-  }
-
-  giveResult(stream: string, call_id: string, content: unknown, isError = false): void {
-    this.#orders.giveResult(stream, call_id, content, isError);
-  }
-
-  /** Whether it was done; `failed` says why not.  So with those that follow. */
-  update(fields: SessionFields): Promise<boolean> {
-    return this.#orders.update(fields);
-  }
-
-  addMember(user: string, role: Role): Promise<boolean> {
-    return this.#orders.addMember(user, role);
-  }
-
-  removeMember(user: string): Promise<boolean> {
-    return this.#orders.removeMember(user);
-  }
-
-  exported(format: "json" | "markdown", message?: string): Promise<string | null> {
-    return this.#orders.exported(format, message);
-  }
-
   /** Read the page of messages before those that are here. */
   async earlier(): Promise<void> {
-    const page = await this.#orders.history(this.#state.messages[0]?.id, HISTORY);
+    const page = await this.history(this.#state.messages[0]?.id, HISTORY);
     if (page === null || !this.#isOpen) return;
     held.addHistory(this.#state, page);
     this.#changed();
-  }
-
-  /** Tell the others that somebody types here. */
-  type(typing: boolean): void {
-    if (this.#id !== null) this.#orders.type(typing);
   }
 
   // ------------------------------------------------------------------ the connection
@@ -284,8 +229,8 @@ export class Session {
     // Another token may have been entered, and what is held is how somebody else saw it.
     const other = state.me !== null && state.me !== me;
     state.me = me;
-    if (this.#id !== null && (!state.opened || other)) this.#fetch();
-    else if (this.#id !== null && !state.waiting) this.#subscribe(state); // it was opened after the hello
+    // Who is not waiting was opened after the hello.
+    if (this.#id !== null && (!state.opened || !state.waiting || other)) this.#fetch();
     // The server has what it has accepted: it comes with the session.
     const { outbox } = this.#host;
     for (const request of outbox.of(this.#sender)) if (request.reply !== null) outbox.done(request);
@@ -322,13 +267,14 @@ export class Session {
     }
   }
 
-  #take(frame: Frame): { state: StreamState; verdict: Verdict } | null {
+  #take(frame: Frame): Taken | null {
     const state = this.#state;
     if (this.#id === null) return null;
     if (frame.type === "error") return this.#takeError(new CommandError(frame));
-    if (frame.type === "typing" && frame.session === state.id) return this.#takeTyping(frame);
-    const stream = held.isOwn(state, frame as never) ? null : held.streamOf(state, (frame as { stream?: string }).stream);
-    if (stream === null && !held.isOwn(state, frame as never)) return null;
+    if (frame.type === "typing") this.#typists.take(state.id, frame);
+    const isOwn = held.isOwn(state, frame as Envelope);
+    const stream = isOwn ? null : held.streamOf(state, (frame as Envelope).stream);
+    if (!isOwn && stream === null) return null;
     const place = stream ?? state;
     if (this.#asking.has(place.id)) return stream && { state: stream, verdict: Verdict.IGNORED };
     const verdict = held.take(state, frame);
@@ -354,14 +300,6 @@ export class Session {
     const stream = held.streamOf(this.#state, error.stream);
     if (error.session === this.#id || error.stream === this.#id) this.#unreadable(this.#state, error);
     else if (stream !== null) this.#unreadable(stream, error);
-    return null;
-  }
-
-  #takeTyping({ user, typing }: Pick<TypingShown, "user" | "typing">): null {
-    clearTimeout(this.#typing.get(user));
-    this.#typing.delete(user);
-    if (typing) this.#typing.set(user, setTimeout(() => this.#takeTyping({ user, typing: false }), TYPING_STANDS_MS));
-    this.#changed();
     return null;
   }
 
@@ -391,6 +329,10 @@ export class Session {
     this.#events.emit("change", {});
   }
 
+  protected override failed(text: string): void {
+    this.#events.emit("failed", { text });
+  }
+
   #choicesOf(id: string | null): Record<string, string> {
     return (id === null ? null : (loaded(this.#host.storage, CHOICES_KEY + id) as Record<string, string> | null)) ?? {};
   }
@@ -405,8 +347,7 @@ export class Session {
   /** What a reload has left in the outbox. */
   #adopt(): void {
     const { outbox } = this.#host;
-    const isHere = ({ session, messages, left }: Request) => session === this.#id && messages === undefined && !left;
-    outbox.adopt(this.#sender, isHere);
+    outbox.adopt(this.#sender, ({ session, messages, left }) => session === this.#id && !messages && !left);
     if (this.#id !== null) outbox.leave();
   }
 
@@ -432,6 +373,7 @@ export class Session {
   #made(id: string, stream: string): void {
     this.#id = id;
     this.#state = { ...held.newSession(id, this.#host.wire.welcome?.user.id ?? null), role: "owner" };
+    for (const next of this.#host.outbox.of(this.#sender)) if (next.sends === 0) next.session = id;
     this.#events.emit("made", { id, stream });
   }
 
@@ -451,7 +393,7 @@ export class Session {
       // The next welcome cancels again; an error says that the answer goes on.
       if (error === null || error.code === LOST) return;
       this.#stopping = [];
-      this.#events.emit("failed", { text: `It could not be stopped. ${error.code}: ${error.message}` });
+      this.failed(`It could not be stopped. ${error.code}: ${error.message}`);
       this.#changed();
     });
   }

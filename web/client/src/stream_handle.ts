@@ -14,14 +14,25 @@ import { deferred } from "./deferred.ts";
 import type { Deferred } from "./deferred.ts";
 import { Emitter } from "./emitter.ts";
 import { CommandError, LOST, TextWithdrawn } from "./errors.ts";
-import type { Accepted, Cancelled, Cost, ErrorInfo, Fence, Frame, Metrics, Resume, StreamEnd, Usage } from "./frames.ts";
+import type {
+  Accepted,
+  Cancelled,
+  Cost,
+  ErrorInfo,
+  Fence,
+  Frame,
+  Metrics,
+  Resume,
+  StreamEnd,
+  Usage,
+} from "./frames.ts";
+import type { StreamHost, StreamReader, Taken } from "./host.ts";
 import type { Position, Request } from "./options.ts";
-import type { Outbox, Sender } from "./outbox.ts";
+import type { Sender } from "./outbox.ts";
 import type { Part } from "./parts.ts";
 import { Cursor } from "./parts.ts";
 import type { HeldCall, StreamState } from "./stream.ts";
 import { Verdict, applyFrame, newStream, position, startOver } from "./stream.ts";
-import type { Wire } from "./wire.ts";
 
 export interface Result {
   stream: string;
@@ -44,28 +55,6 @@ export interface StreamEvents {
   change: { frame: Frame; verdict: Verdict };
   end: StreamEnd;
   error: CommandError;
-}
-
-/** What a client has its streams do. */
-export interface StreamReader {
-  readonly stream: Stream;
-  resume(): Resume[];
-  welcomed(): void;
-  take(frame: Frame): void;
-  /** A session reads it: this is its state, and what has become of a frame. */
-  follow(state: StreamState, frame: Frame, verdict: Verdict): void;
-  /** No session reads it any more. */
-  alone(): void;
-}
-
-export interface StreamHost {
-  readonly wire: Wire;
-  readonly outbox: Outbox;
-  /** It is read, by this name. */
-  joins(id: string, reader: StreamReader): void;
-  leaves(id: string, reader: StreamReader): void;
-  /** The state that an open session holds of it. */
-  heldBySession(id: string): StreamState | null;
 }
 
 export class Stream implements AsyncIterable<Part> {
@@ -92,7 +81,7 @@ export class Stream implements AsyncIterable<Part> {
       resume: () => this.#resume(),
       welcomed: () => this.#welcomed(),
       take: (frame) => this.#take(frame),
-      follow: (state, frame, verdict) => this.#follow(state, frame, verdict),
+      follow: (taken, frame) => this.#follow(taken, frame),
       alone: () => this.#ask(),
     };
     if ("request_id" in begin) this.#generate(begin);
@@ -149,8 +138,8 @@ export class Stream implements AsyncIterable<Part> {
   }
 
   /**
-   * The answer's text.  A snapshot is only a larger piece of it.  Throws TextWithdrawn where what was given is void: call
-   * it again for what stands in its place.
+   * The answer's text.  A snapshot is only a larger piece of it.  Throws TextWithdrawn where what was given is void:
+   * call it again for what stands in its place.
    */
   async *textDeltas(): AsyncGenerator<string, void, undefined> {
     let given = "";
@@ -205,8 +194,9 @@ export class Stream implements AsyncIterable<Part> {
 
   #accepted({ stream, epoch }: Accepted): void {
     // A repeat is read from its start, also where it was being read already.
-    if (this.#state.id === stream) startOver(this.#state, epoch);
-    else this.#hold(newStream(stream, epoch));
+    const held = this.#host.heldByStream(stream) ?? newStream(stream);
+    startOver(held, epoch);
+    if (held !== this.#state) this.#hold(held);
     this.#host.joins(stream, this.#reader);
     if (this.#cancelling !== null) this.#cancel();
   }
@@ -260,20 +250,21 @@ export class Stream implements AsyncIterable<Part> {
     this.#asking.ask(place, command, (reply) => this.#take(reply), (error) => this.#unreadable(error));
   }
 
-  #take(frame: Frame): void {
+  #take(frame: Frame): Taken | null {
     const place = this.#place;
     if (frame.type === "error") {
       this.#unreadable(new CommandError(frame));
-      return;
+      return null;
     }
-    if (this.#asking.has(place.id)) return; // an answer on its way says where to go on
+    if (this.#asking.has(place.id)) return null; // an answer on its way says where to go on
     const verdict = applyFrame(place, frame);
     if (verdict === Verdict.HOLE) this.#ask();
     if (verdict === Verdict.REPLACED) this.#isPartial = false;
     this.#grown(frame, verdict);
+    return place === this.#state ? { state: place, verdict } : null;
   }
 
-  #follow(state: StreamState, frame: Frame, verdict: Verdict): void {
+  #follow({ state, verdict }: Taken, frame: Frame): void {
     if (state !== this.#state) {
       this.#hold(state);
       this.#before = 0;
@@ -340,8 +331,9 @@ export class Stream implements AsyncIterable<Part> {
     wire.ask({ type: "cancel", stream: this.#state.id }, (reply, error) => {
       const fence = (reply as Cancelled | null)?.streams[0];
       if (fence !== undefined) this.#cancelled(fence);
-      else if (error?.retryable && error.code !== LOST) setTimeout(() => this.#cancelling && this.#cancel(), againInMs(error));
-      else if (error?.code !== LOST) {
+      else if (error?.code === LOST) return;
+      else if (error?.retryable) setTimeout(() => this.#cancelling && this.#cancel(), againInMs(error));
+      else {
         this.#cancelling?.reject(error);
         this.#cancelling = null;
       }

@@ -1,8 +1,8 @@
 // The connection: opened again for as long as somebody wants it, whatever carries it.
 //
 // A Wire sends commands and hands on every frame; it knows nothing of streams.  What it knows is when a connection is
-// dead, when to come back, and when not to.  First connection and every other one are the same path: `hello` carries the
-// positions to resume.
+// dead, when to come back, and when not to.  First connection and every other one are the same path: `hello` carries
+// the positions to resume.
 //
 //            open()                    welcome
 //   closed ---------> connecting --------------------> open
@@ -17,8 +17,8 @@
 //   nothing heard for 2 heartbeats      open           waiting      a dead network never answers a closing handshake
 //   no answer to a probe within 3 s     open           waiting      wake() probes: the network or the page is back
 //   wake()                              waiting        connecting   at once, but not before `retry_after_ms`
-//   goaway                              open           connecting   at a random time within `after_ms`; what is under way
-//                                                                   may end first
+//   goaway                              open           connecting   at a random time within `after_ms`; what is under
+//                                                                   way may end first
 //   close 4500 to 4999, 1009            all            refused      4501: once more where a function has another token
 //   any other close                     all            waiting      full jitter below 0.25 s, doubling to 15 s
 //   close()                             all            closed
@@ -123,14 +123,17 @@ export class Wire {
 
   /** The page or the network is back: connect at once, or make sure that the open connection is alive. */
   wake(): void {
-    if (this.state === "waiting" && performance.now() >= this.#notBefore) {
-      this.open();
-    } else if (this.state === "open" && !this.#probing) {
-      this.#probing = true;
-      this.#heardAt = performance.now();
-      this.#silenceMs = PROBE_WITHIN_MS;
-      this.send({ type: "ping" });
-    }
+    if (this.state === "waiting" && performance.now() >= this.#notBefore) this.open();
+    else this.probe();
+  }
+
+  /** Make sure that an open connection is alive. */
+  probe(): void {
+    if (this.state !== "open" || this.#probing) return;
+    this.#probing = true;
+    this.#heardAt = performance.now();
+    this.#silenceMs = PROBE_WITHIN_MS;
+    this.send({ type: "ping" });
   }
 
   /** Show a new token.  A connection to come shows it in its hello. */
