@@ -7,11 +7,7 @@ import { App } from "./shell/app.tsx";
 import { Page } from "./state/page.ts";
 import { Settings } from "./state/settings.ts";
 import { Token } from "./state/token.ts";
-import "./styles/page.css";
-import "./styles/frame.css";
-import "./styles/composer.css";
-import "./styles/dialog.css";
-import "./styles/answer.css";
+import "./styles/app.css";
 
 const token = new Token(sessionStorage);
 const client = new Client({ token: () => token.value || null, storage: sessionStorage, name: "everstream-page/2" });
