@@ -156,6 +156,9 @@ class Settings(BaseSettings):
     commands_in_flight: Count = Field(
         default=64, description="Commands of one connection that may wait for their answer."
     )
+    commands_per_s: Count = Field(
+        default=50, description="Commands a second that a connection may send; ten seconds' worth of them at once."
+    )
     write_high_water_bytes: Size = Field(
         default=262_144, description="Unsent bytes of one connection above which nothing more is written to it."
     )

@@ -32,7 +32,7 @@ FAULTS: dict[str, Fault] = {
     "session.unknown": Fault(False, 404),
     "session.busy": Fault(True, 409),
     "model.unknown": Fault(False, 404),
-    "limit.rate": Fault(True, 429, 4003),
+    "limit.rate": Fault(True, 429),
     "limit.streams": Fault(True, 429),
     "limit.budget": Fault(False, 402),
     "node.draining": Fault(True, 503, 4001),
@@ -50,6 +50,7 @@ FAULTS: dict[str, Fault] = {
 
 # Close codes that no error code stands behind.  4000-4499 mean "come back", 4500-4999 mean "do not".
 CLOSE_TOO_SLOW = 4002
+CLOSE_RATE = 4003
 CLOSE_EXPIRED = 4005
 
 

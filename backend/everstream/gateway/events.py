@@ -184,6 +184,9 @@ class Detached(Subscriber):
     async def carry_out(self, command: Command) -> None:
         await self._answer(command)
 
+    async def close(self, code: int, reason: str) -> None:
+        """There is nothing that could be closed."""
+
     async def end(self) -> None:
         await self._end()
 

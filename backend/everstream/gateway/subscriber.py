@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
@@ -21,9 +23,10 @@ import structlog
 from everstream.core import protocol
 from everstream.core.commands import Command, Id
 from everstream.core.cursor import Cursor
-from everstream.core.errors import CLOSE_TOO_SLOW, EverstreamError
+from everstream.core.errors import CLOSE_RATE, CLOSE_TOO_SLOW, EverstreamError
 from everstream.core.log import Log, Position
 from everstream.core.order import Phase
+from everstream.core.pace import Bucket
 from everstream.core.protocol import error_frame, error_of
 from everstream.gateway.answering import Answering
 from everstream.gateway.connections import Connections
@@ -38,10 +41,11 @@ from everstream.settings import Settings
 
 logger = structlog.get_logger(__name__)
 
+COMMANDS_AT_ONCE_S = 10  # so many seconds' worth of commands may come at once
 FLUSH_BYTES_MAX = 256 * 1024  # of one turn, over all streams
 
 
-class Subscriber:
+class Subscriber(ABC):
     """`standing`, whose it is, is set by whoever makes one."""
 
     standing: Standing
@@ -61,7 +65,10 @@ class Subscriber:
         self._flushing = False
         self._starting = 0  # streams asked for and not yet read
         self._tasks: set[asyncio.Task[None]] = set()
-        self._last_sent = self._loop.time()
+        self._last_sent = now = self._loop.time()
+        commands_per_s = self._settings.commands_per_s
+        self._pace = Bucket(COMMANDS_AT_ONCE_S * commands_per_s, commands_per_s, now)
+        self._hurried = 0  # commands in a row that came too fast
         self._closing = False
 
     @property
@@ -70,6 +77,10 @@ class Subscriber:
 
     def goaway(self, after_ms: int, reason: str) -> None:
         self.send({"type": "goaway", "after_ms": after_ms, "reason": reason})
+
+    @abstractmethod
+    async def close(self, code: int, reason: str) -> None:
+        """Say no more, with this close code where the wire has one."""
 
     async def _end(self) -> None:
         """The connection is over."""
@@ -172,6 +183,11 @@ class Subscriber:
 
     async def start(self, command: Command) -> None:
         """Have a command carried out beside whatever else is."""
+        wait_s = self._pace.take(self._loop.time())
+        if wait_s:
+            await self._too_fast(command, wait_s)
+            return
+        self._hurried = 0
         if len(self._tasks) >= self._settings.commands_in_flight:
             # Many came in one read of the socket: those that need not wait have answered two turns from now.
             await asyncio.sleep(0)
@@ -180,6 +196,13 @@ class Subscriber:
             self.send(error_frame("limit.rate", "too many commands at once", command.id, retry_after_ms=100))
             return
         self._spawn(self._answer(command))
+
+    async def _too_fast(self, command: Command, wait_s: float) -> None:
+        self._hurried += 1
+        error = EverstreamError("limit.rate", "too many commands: slower", retry_after_ms=math.ceil(wait_s * 1000))
+        self.send(error_of(error, command.id))
+        if self._hurried >= self._pace.capacity:  # as many again, and it does not hear
+            await self.close(CLOSE_RATE, error.code)
 
     def soon(self, work: Coroutine[Any, Any, None]) -> None:
         """Do what nobody has asked for; what fails is said without an id."""

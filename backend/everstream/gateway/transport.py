@@ -17,10 +17,15 @@ from typing import Any, Protocol
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from everstream.core.pace import Bucket
 from everstream.core.wire import Encoding
 from everstream.gateway.frames import FRAMED, PLAIN, PlainEncoder
 
 EXTENSION = "everstream.direct"
+# Frames from one client, of any kind, pieces and pings too: faster than a person or a page has reason to.
+FRAMES_AT_ONCE = 2_000
+FRAMES_PER_S = 500
+SLICE_BYTES = 4_096  # of empty frames these are 680
 
 
 class Outlet(Protocol):
@@ -92,8 +97,51 @@ class DirectProtocol(WebSocketsSansIOProtocol):
     on_flow: Callable[[bool], None] | None = None
     on_lost: Callable[[], None] | None = None
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._frames_pace = Bucket(FRAMES_AT_ONCE, FRAMES_PER_S, self.loop.time())
+        self._frames_seen = 0
+        self._unread = bytearray()  # what came while nothing is read
+        self._pause: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """A read may hold thousands of frames: it is taken in slices, and no further than the pace allows."""
+        if self._pause is not None:
+            self._unread += data
+            self.transport.pause_reading()
+            return
+        for start in range(0, len(data), SLICE_BYTES):
+            piece = data[start : start + SLICE_BYTES] if len(data) > SLICE_BYTES else data
+            self._frames_seen = 0
+            super().data_received(piece)
+            if self.transport.is_closing():
+                return
+            wait_s = self._frames_pace.take(self.loop.time(), self._frames_seen) if self._frames_seen else 0.0
+            if wait_s:
+                self._unread += data[start + SLICE_BYTES :]
+                self.transport.pause_reading()
+                self._pause = self.loop.call_later(wait_s, self._go_on)
+                return
+
+    def _go_on(self) -> None:
+        self._pause = None
+        unread, self._unread = bytes(self._unread), bytearray()
+        if self.disconnected or self.transport.is_closing():
+            return
+        self._frames_pace.take(self.loop.time(), self._frames_seen)  # what was seen before is paid for now
+        if not self.read_paused:
+            self.transport.resume_reading()
+        if unread:
+            self.data_received(unread)
+
+    def handle_events(self) -> None:
+        self._frames_seen += len(self.conn.events)
+        super().handle_events()
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._pause is not None:
+            self._pause.cancel()
         if self.on_lost is not None:
             self.on_lost()
             self.on_lost = None

@@ -4,7 +4,7 @@ uvicorn waits for the end of a request for ever, takes a head of any length, and
 Here a request has stages, each with its bound; the timer is one of the connection's:
 
     connected, or the first byte of the next request
-        |  head: URL_BYTES_MAX, and beside it HEAD_BYTES_MAX, HEADERS_MAX; within `head_s`             else 431, 414, 408
+        |  head: URL_BYTES_MAX; beside it HEAD_BYTES_MAX and HEADERS_MAX; within `head_s`     else 414, 431, 408
         v
     head complete ---- the gate (gate.py): has this address, has this process room?      else 429, 503
         |  body: within `body_s`                                                         else 408
