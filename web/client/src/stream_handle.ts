@@ -178,18 +178,17 @@ export class Stream implements AsyncIterable<Part> {
   #generate(request: Request): void {
     const { outbox } = this.#host;
     const sender: Sender = {
-      accepted: (_, reply) => {
-        outbox.drop(request);
+      accepted: (accepted, reply) => {
+        outbox.drop(accepted);
         this.#accepted(reply);
       },
-      refused: (_, error) => {
-        outbox.drop(request);
+      refused: (refused, error) => {
+        outbox.drop(refused);
         this.#fail(error);
       },
     };
-    const [kept] = outbox.adopt(sender, ({ request_id }) => request_id === request.request_id);
-    if (kept === undefined) outbox.post(request, sender);
-    else Object.assign(request, kept); // a reload has left it behind
+    const kept = outbox.adopt(sender, ({ request_id }) => request_id === request.request_id);
+    if (kept.length === 0) outbox.post(request, sender); // else a reload has left it behind
   }
 
   #accepted({ stream, epoch }: Accepted): void {

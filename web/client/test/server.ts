@@ -86,7 +86,7 @@ export class Scene {
   /** The socket that was made last opens, and is welcomed. */
   welcome(fields: object = {}): FakeSocket {
     const { socket } = this;
-    socket.onopen?.();
+    if (socket.sent.length === 0) socket.onopen?.();
     socket.say({ ...WELCOME, ...fields });
     return socket;
   }

@@ -151,7 +151,7 @@ describe("a lost connection comes back", () => {
     expect(scene.last.state).toBe("waiting");
   });
 
-  it.each([1009, 4500, 4501, 4503, 4509, 4510, 4999])("not after a close with %i, but when it is opened", async (code) => {
+  it.each([1009, 4500, 4501, 4503, 4509, 4510, 4999])("not after a close with %i but by open()", async (code) => {
     const scene = new Scene();
     scene.opened().drop(code, "no");
     expect(scene.last).toEqual({ state: "refused", transport: null, code, reason: "no" });
@@ -307,7 +307,8 @@ describe("commands", () => {
     const scene = new Scene();
     scene.opened();
     for (let number = 0; number < 8; number += 1) void scene.client.request({ type: "models" }).catch(() => {});
-    await expect(scene.client.request({ type: "models" })).rejects.toMatchObject({ code: "limit.rate", retryable: true });
+    const most = expect(scene.client.request({ type: "models" })).rejects;
+    await most.toMatchObject({ code: "limit.rate", retryable: true });
     await scene.answer("models", { type: "ok", models: [] });
     void scene.client.request({ type: "models" }).catch(() => {});
     expect(scene.commands.length).toBe(9);
