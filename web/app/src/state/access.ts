@@ -10,6 +10,9 @@ import { Changes } from "./changes.ts";
 import type { Notices } from "./notices.ts";
 import { EXPIRED, EXPIRING, REFUSED, type Token, WANTED } from "./token.ts";
 
+export const CLOSE_UNAUTHORIZED = 4501;
+const CLOSE_EXPIRED = 4005;
+
 type Door = Pick<Client, "on" | "open" | "close" | "renew" | "state">;
 
 export class Access {
@@ -28,15 +31,12 @@ export class Access {
     this.#token = token;
     this.#notices = notices;
     client.on("token", ({ why }) => {
-      if (why === "expiring") {
-        notices.say(EXPIRING, "Enter a new token", () => this.ask(EXPIRING));
-        return;
-      }
-      client.close(); // no use in coming back without another token
-      const known = token.value !== "";
-      token.forget();
-      notices.clear();
-      this.ask(why === "expired" ? EXPIRED : known ? REFUSED : WANTED);
+      if (why === "expiring") notices.say(EXPIRING, "Enter a new token", () => this.ask(EXPIRING));
+      else this.#letOut(why === "expired" ? EXPIRED : token.value === "" ? WANTED : REFUSED);
+    });
+    // It would come back and show the same token.
+    client.on("state", ({ code }) => {
+      if (code === CLOSE_EXPIRED) this.#letOut(EXPIRED);
     });
   }
 
@@ -79,6 +79,13 @@ export class Access {
   connect(): void {
     this.#notices.clear();
     this.#client.open();
+  }
+
+  #letOut(why: string): void {
+    this.#client.close(); // no use in coming back without another token
+    this.#token.forget();
+    this.#notices.clear();
+    this.ask(why);
   }
 
   /** What is wrong with a token, or "".  A connection to come learns it by `hello`. */

@@ -32,7 +32,8 @@ function mark(draw: () => void): void {
   marked.add(draw);
 }
 
-function drawMarked(): void {
+/** Draw what is marked without waiting for the next frame: whoever presses a button sees at once what comes of it. */
+export function drawMarked(): void {
   const draws = [...marked];
   marked.clear();
   for (const draw of draws) draw();

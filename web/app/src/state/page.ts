@@ -8,11 +8,11 @@
 
 import { type Chosen, type Client, CommandError, type Model, type Session, type StateChange } from "@everstream/client";
 
-import { Access } from "./access.ts";
+import { Access, CLOSE_UNAUTHORIZED } from "./access.ts";
 import type { Acts } from "./acts.ts";
 import { hashOf, sessionIn } from "./address.ts";
 import { Attachments } from "./attachments.ts";
-import { Changes } from "./changes.ts";
+import { Changes, drawMarked } from "./changes.ts";
 import { contentOf, withText } from "./content.ts";
 import { forgetTab, loadDraft, saveDraft } from "./kept.ts";
 import { Listing } from "./listing.ts";
@@ -25,7 +25,6 @@ import type { Token } from "./token.ts";
 
 const TYPING_EVERY_MS = 3_000;
 const FRAME_BYTES = 1_048_576; // until a welcome says otherwise
-const TOKEN_CODES = [4501, 4005]; // closed for want of a token: `Access` says so
 const GONE: Record<string, string> = {
   unknown: "This chat does not exist, or you are not in it (any more).",
   deleted: "This chat was deleted.",
@@ -166,6 +165,7 @@ export class Page {
   show(fields: Partial<Pick<Page, "dialog" | "comparing" | "developing" | "drawer" | "onBusy" | "aboutFailure">>): void {
     Object.assign(this, fields);
     this.#changes.tell();
+    drawMarked();
   }
 
   /** Send what was written, and the images beside it.  False where it cannot be sent now. */
@@ -344,7 +344,7 @@ export class Page {
       this.notices.clear();
       void this.#loadModels();
       void this.list.load();
-    } else if (state === "refused" && !TOKEN_CODES.includes(code ?? 0)) {
+    } else if (state === "refused" && code !== CLOSE_UNAUTHORIZED) {
       const why = `The server refused the connection (${code}${reason ? `: ${reason}` : ""}).`;
       this.notices.say(why, "Connect again", () => this.access.connect());
     }
