@@ -54,7 +54,9 @@ def test_a_silent_connection_is_given_up_after_two_heartbeats(page: Page) -> Non
             frame = json.loads(data)
             if frame["type"] == "hello":
                 hellos.append(frame)
-                route.send(json.dumps({"type": "welcome", "protocol": 1, "heartbeat_ms": 200, "limits": {}}))
+                user = {"id": "ann", "name": "ann"}
+                welcome = {"type": "welcome", "protocol": 1, "user": user, "heartbeat_ms": 200, "limits": {}}
+                route.send(json.dumps(welcome))
 
         route.on_message(on_message)
 
