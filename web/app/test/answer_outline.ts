@@ -36,6 +36,7 @@ export function drawn(text: string, pieces: readonly string[] = [], seams: reado
   let shown = "";
   for (const piece of pieces) growing.show((shown += piece), true);
   growing.show(text, false);
+  growing.check(text);
   return outlineOf(growing, seams);
 }
 

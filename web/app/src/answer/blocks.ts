@@ -107,9 +107,7 @@ export class Growing {
   show(text: string, live: boolean): void {
     if (this.#ended || text.length < this.#upto) this.#reset();
     while (this.#advance(text, live));
-    if (live) return;
-    this.#ended = true;
-    if (text.length <= CHECKED_MOST) this.#check(text);
+    this.#ended = !live;
   }
 
   #reset(): void {
@@ -267,28 +265,35 @@ export class Growing {
 
   // ------------------------------------------------------------------ the end
 
-  /** Cut the whole text into blocks once more, and make those anew that differ. */
-  #check(text: string): void {
+  /** The text has ended as `text`: cut it into blocks once more, and make those anew that differ.  Whether any did. */
+  check(text: string): boolean {
+    if (text.length > CHECKED_MOST) return false;
     const lexer = newLexer({});
     const known = new Map(this.closed.map((block) => [block.from, block]));
     let tokens: Token[];
     try {
       tokens = lexer.blockTokens(text, lexer.tokens);
     } catch {
-      return; // too deep for the parser: it stays as it was read
+      return false; // too deep for the parser: it stays as it was read
     }
     this.#links = lexer.tokens.links;
     const named = Object.keys(this.#links).length > 0;
     let at = 0;
+    let differs = false;
     const blocks: Block[] = [];
     for (const token of tokens) {
       const from = at;
       at += token.raw.length;
+      if (token.type === "space" || token.type === "def") continue;
       const block = known.get(from);
       if (block !== undefined && isSame(block, token, text) && !(named && hasNames(block, token))) blocks.push(block);
-      else blocks.push(...this.#anew(token, from));
+      else {
+        differs = true;
+        blocks.push(...this.#anew(token, from));
+      }
     }
     this.closed = blocks;
+    return differs;
   }
 
   #anew(token: Token, from: number): Block[] {

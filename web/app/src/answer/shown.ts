@@ -8,7 +8,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { newPace, paced, wordEnd } from "./smooth.ts";
 import type { Pace } from "./smooth.ts";
 
-const AT_ONCE = 12_000; // characters that a frame may draw at most
+const AT_ONCE = 8_000; // characters that a frame may draw at most
 
 interface Held {
   revision: string;
