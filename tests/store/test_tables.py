@@ -13,8 +13,9 @@ from tests.store.servers import StoreServer
 from everstream.core.lease import partition_for
 from everstream.store.base import StoreUnavailable
 from everstream.store.memory import MemoryStore
+from everstream.store.shelves import TABLE_TTL_S
 from everstream.store.urls import EmbeddedStore
-from everstream.store.valkey import TABLE_TTL_S, ValkeyStore
+from everstream.store.valkey import ValkeyStore
 
 ODD = "żółć :{p7}\x00\n"
 YEAR_S = 365 * 86_400

@@ -21,6 +21,7 @@ from everstream.core.errors import EverstreamError
 from everstream.core.events import Event, Mark
 from everstream.core.lease import Epochs
 from everstream.core.log import Verdict
+from everstream.core.quota import Claim, Spent
 from everstream.core.summary import NOTHING, Summary
 
 REIGNS_MAX = 256  # in an epoch table: every commit carries it, and a session is adopted each time that it wakes
@@ -248,4 +249,17 @@ class Store(Protocol):
 
         `below`: only those that come after this (score, member).
         """
+        ...
+
+    # An account says what somebody has used, and what his holders hold, by the rules of `core.quota`.
+
+    async def claim(self, account: str, holder: str, claims: Sequence[Claim], ttl_ms: int) -> Spent | list[int]:
+        """What of each claim was granted, or what there is not enough of; then nothing was.
+
+        `holder` is forgotten after `ttl_ms` unless it settles before.  An empty one only asks.
+        """
+        ...
+
+    async def settle(self, account: str, holder: str, used: Mapping[str, int]) -> bool:
+        """Give back what a holder has not used.  Safe to repeat.  False where nobody knows it (any more)."""
         ...

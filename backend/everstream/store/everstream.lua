@@ -10,6 +10,7 @@
 --   q:REQUEST  string the stream that a request made
 -- Beside them, in the partition that its name says:
 --   z:RANKING  zset   members with their scores
+--   a:ACCOUNT  hash   what somebody has used, and holds
 -- Epochs need 53 bits, which a Lua number holds exactly; so do scores.
 --
 -- Every key runs out.  A stream has the TTL of its kind from its last entry on; while it is open that is looked after
@@ -402,6 +403,79 @@ local function ranked(keys, args)
   return redis.call('ZREVRANGE', keys[1], start, start + limit - 1, 'WITHSCORES')
 end
 
+-- core/quota.py.  An account is a hash: "u:NAME" is "span used", "h:HOLDER" is "until name span amount name span …".
+-- Names are of a-z, so that a space can stand between.
+local function used_of(packed, span)
+  if not packed then return 0 end
+  local began, amount = string.match(packed, '^(%S+) (%d+)$')
+  return tonumber(began) == span and tonumber(amount) or 0
+end
+
+-- KEYS: account.  ARGV: holder, ttl_ms, and for each claim name, amount, least, most, span_ms.
+-- Reply: 1 and the amounts granted, or 0, the name that is spent, and when there is more.
+local function claim(keys, args)
+  local holder, ttl_ms, now = args[1], tonumber(args[2]), clock_ms()
+  local fields = redis.call('HGETALL', keys[1])
+  local used, held, ours = {}, {}, nil
+  for i = 1, #fields, 2 do
+    local kind, name = string.sub(fields[i], 1, 2), string.sub(fields[i], 3)
+    if kind == 'u:' then
+      used[name] = fields[i + 1]
+    elseif tonumber(string.match(fields[i + 1], '^%d+')) <= now then
+      redis.call('HDEL', keys[1], fields[i])
+    else
+      if name == holder then ours = {1} end
+      for what, span, amount in string.gmatch(fields[i + 1], ' (%l+) (%S+) (%d+)') do
+        if name == holder then ours[#ours + 1] = tonumber(amount) end
+        if span == '-1' then held[what] = (held[what] or 0) + tonumber(amount) end
+      end
+    end
+  end
+  if ours then return ours end
+  local reply, grants, keep_ms = {1}, {}, ttl_ms
+  for i = 3, #args, 5 do
+    local name, span_ms = args[i], tonumber(args[i + 4])
+    local span = span_ms > 0 and now - now % span_ms or -1
+    local before = span == -1 and (held[name] or 0) or used_of(used[name], span)
+    local amount = math.max(0, math.min(tonumber(args[i + 1]), tonumber(args[i + 3]) - before))
+    if amount < tonumber(args[i + 2]) then
+      return {0, name, span_ms > 0 and span + span_ms - now or 0}
+    end
+    reply[#reply + 1] = amount
+    grants[#grants + 1] = {name, span, amount, before}
+    keep_ms = math.max(keep_ms, span_ms)
+  end
+  if holder == '' then return reply end
+  local said = {string.format('%.0f', now + ttl_ms)}
+  for _, grant in ipairs(grants) do
+    local name, span, amount, before = grant[1], string.format('%.0f', grant[2]), grant[3], grant[4]
+    said[#said + 1] = name .. ' ' .. span .. ' ' .. string.format('%.0f', amount)
+    if grant[2] ~= -1 then
+      redis.call('HSET', keys[1], 'u:' .. name, span .. ' ' .. string.format('%.0f', before + amount))
+    end
+  end
+  redis.call('HSET', keys[1], 'h:' .. holder, table.concat(said, ' '))
+  if redis.call('PTTL', keys[1]) < keep_ms then redis.call('PEXPIRE', keys[1], keep_ms) end
+  return reply
+end
+
+-- KEYS: account.  ARGV: holder, and name, amount, … as used.  Reply: 1 where the holder was known.
+local function settle(keys, args)
+  local said = redis.call('HGET', keys[1], 'h:' .. args[1])
+  if not said then return 0 end
+  local really = {}
+  for i = 2, #args, 2 do really[args[i]] = tonumber(args[i + 1]) end
+  for name, began, granted in string.gmatch(said, ' (%l+) (%S+) (%d+)') do
+    local packed, span = redis.call('HGET', keys[1], 'u:' .. name), tonumber(began)
+    if span ~= -1 and packed and tonumber(string.match(packed, '^%S+')) == span then
+      local amount = math.max(0, used_of(packed, span) - tonumber(granted) + (really[name] or tonumber(granted)))
+      redis.call('HSET', keys[1], 'u:' .. name, began .. ' ' .. string.format('%.0f', amount))
+    end
+  end
+  redis.call('HDEL', keys[1], 'h:' .. args[1])
+  return 1
+end
+
 redis.register_function('es_commit_VERSION', commit)
 redis.register_function('es_create_VERSION', create)
 redis.register_function{function_name = 'es_read_VERSION', callback = read, flags = {'no-writes'}}
@@ -418,3 +492,5 @@ redis.register_function('es_open_streams_VERSION', open_streams)
 redis.register_function('es_rank_VERSION', rank)
 redis.register_function('es_unrank_VERSION', unrank)
 redis.register_function{function_name = 'es_ranked_VERSION', callback = ranked, flags = {'no-writes'}}
+redis.register_function('es_claim_VERSION', claim)
+redis.register_function('es_settle_VERSION', settle)

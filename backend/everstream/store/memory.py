@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from everstream.core.events import Event, Mark
 from everstream.core.lease import Epochs, agreement, next_epoch, node_tag
 from everstream.core.log import Verdict
+from everstream.core.quota import Account, Claim, Spent
 from everstream.core.summary import NOTHING, Summary
 from everstream.store.base import (
     REIGNS_MAX,
@@ -85,6 +86,7 @@ class Disk:
         self.notes: dict[str, tuple[bytes, int]] = {}  # name -> (value, forgotten at ms)
         self.tables: dict[str, dict[str, bytes]] = {}
         self.rankings: dict[str, dict[str, int]] = {}
+        self.accounts: dict[str, Account] = {}
         self.purged: set[str] = set()
 
     def copy(self) -> Disk:
@@ -99,6 +101,7 @@ class Disk:
         disk.requests, disk.leases, disk.notes = dict(self.requests), dict(self.leases), dict(self.notes)
         disk.tables = {name: dict(rows) for name, rows in self.tables.items()}
         disk.rankings = {name: dict(ranking) for name, ranking in self.rankings.items()}
+        disk.accounts = {name: Account(dict(a.used), dict(a.holders)) for name, a in self.accounts.items()}
         disk.purged = set(self.purged)
         disk.dark_until_ms = self.dark_until_ms
         return disk
@@ -353,3 +356,11 @@ class MemoryStore:
             ((score, member) for member, score in self.disk.rankings.get(ranking, {}).items()), reverse=True
         )
         return [(member, score) for score, member in ordered if below is None or (score, member) < below][:limit]
+
+    async def claim(self, account: str, holder: str, claims: Sequence[Claim], ttl_ms: int) -> Spent | list[int]:
+        await self.ping()
+        return self.disk.accounts.setdefault(account, Account()).claim(holder, claims, self.disk.clock_ms(), ttl_ms)
+
+    async def settle(self, account: str, holder: str, used: Mapping[str, int]) -> bool:
+        await self.ping()
+        return self.disk.accounts.setdefault(account, Account()).settle(holder, used)

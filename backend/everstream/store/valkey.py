@@ -10,10 +10,9 @@ partition, and names the set of open streams too: so a slot that is being moved 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Sequence
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import msgpack
 import structlog
@@ -30,12 +29,12 @@ from everstream.store.deployment import LEASES, Deployment
 from everstream.store.line import packed
 from everstream.store.listener import Listeners
 from everstream.store.server import function
+from everstream.store.shelves import Shelves
 
 logger = structlog.get_logger(__name__)
 
 _VERDICTS = (Verdict.OK, Verdict.FENCED, Verdict.GAP)
 _FLAGS = {(False, False): b"", (True, False): b"e", (False, True): b"m", (True, True): b"em"}  # ends, first
-TABLE_TTL_S = 315_360_000  # ten years, from the last time that it was written to
 # Whenever so many entries have come, an open stream has its time again: short enough for both kinds of streams, since a
 # stream that says something less often than every two seconds is probed instead (see the runtime's keeper).  So a
 # stride's entries come in less than half of the TTL.
@@ -44,7 +43,7 @@ _SILENCE_S = 2
 _COMMIT = function("commit")
 
 
-class ValkeyStore:
+class ValkeyStore(Shelves):
     """What the URL may be is said in `store.address`.  With `acks = "replica"` a commit waits for one, for a while."""
 
     def __init__(
@@ -59,14 +58,13 @@ class ValkeyStore:
         acks: str = "primary",
         acks_timeout_ms: int = 200,
     ) -> None:
+        super().__init__(key_prefix, session_ttl_s)
         self._url = url
-        self._prefix = key_prefix
         self._timeout_s = timeout_s
         self._ttls = (b"%d" % stream_ttl_s, b"%d" % session_ttl_s)  # of responses, of sessions
         self._stride = b"%d" % min(_STRIDE_ENTRIES_MAX, -(-min(stream_ttl_s, session_ttl_s) // (2 * _SILENCE_S)))
         self._request_ttl = b"%d" % request_ttl_s
         self._acks_ms = acks_timeout_ms if acks == "replica" else 0
-        self._deployment: Deployment | None = None
         self._listeners = Listeners(self._deliver, timeout_s)
         self._spread = False
         self._keys = lru_cache(maxsize=65_536)(self._make_keys)
@@ -108,17 +106,7 @@ class ValkeyStore:
         """Raises StoreUnavailable unless the server that has the leases answers."""
         await self._ask(LEASES, b"PING")
 
-    async def _ask(self, place: int, *arguments: bytes) -> Any:
-        assert self._deployment is not None, "the store is not open"
-        return await self._deployment.ask(place, *arguments)
-
-    async def _fcall(self, verb: str, place: int, keys: Sequence[bytes], *arguments: bytes) -> Any:
-        return await self._ask(place, b"FCALL", function(verb), b"%d" % len(keys), *keys, *arguments)
-
     # ------------------------------------------------------------------ keys
-
-    def _tagged(self, partition: int) -> str:
-        return f"{self._prefix}:{{p{partition}}}:"
 
     def _make_keys(self, stream: str) -> tuple[bytes, bytes, bytes, bytes, int]:
         """Head, list, set of open streams, where pushes go, and the place of all that."""
@@ -284,54 +272,6 @@ class ValkeyStore:
 
     async def nodes(self) -> set[str]:
         return {node.decode() for node in await self._fcall("nodes", LEASES, [self._leases_key])}
-
-    # ------------------------------------------------------------------ notes, tables, rankings
-
-    def _note(self, name: str, kind: str = "k") -> tuple[bytes, int]:
-        place = partition_for(name)
-        digest = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
-        return f"{self._tagged(place)}{kind}:{digest}".encode(), place
-
-    async def remember(self, name: str, value: bytes, ttl_s: int) -> None:
-        key, place = self._note(name)
-        await self._ask(place, b"SET", key, value, b"EX", b"%d" % ttl_s)
-
-    async def recall(self, name: str) -> bytes | None:
-        key, place = self._note(name)
-        return cast(bytes | None, await self._ask(place, b"GET", key))
-
-    async def put_row(self, table: str, row: str, value: bytes) -> None:
-        key, place = self._note(table, "t")
-        await self._ask(place, b"HSET", key, row.encode(), value)
-        await self._ask(place, b"EXPIRE", key, b"%d" % TABLE_TTL_S)
-
-    async def get_row(self, table: str, row: str) -> bytes | None:
-        key, place = self._note(table, "t")
-        return cast(bytes | None, await self._ask(place, b"HGET", key, row.encode()))
-
-    async def drop_row(self, table: str, row: str) -> bool:
-        key, place = self._note(table, "t")
-        return bool(await self._ask(place, b"HDEL", key, row.encode()))
-
-    async def rows(self, table: str) -> dict[str, bytes]:
-        key, place = self._note(table, "t")
-        said = await self._ask(place, b"HGETALL", key)
-        pairs = said.items() if isinstance(said, dict) else zip(said[::2], said[1::2], strict=True)
-        return {row.decode(): value for row, value in pairs}
-
-    async def rank(self, ranking: str, member: str, score: int) -> None:
-        key, place = self._note(ranking, "z")
-        await self._fcall("rank", place, [key], member.encode(), b"%d" % score, self._ttls[1])
-
-    async def unrank(self, ranking: str, member: str) -> None:
-        key, place = self._note(ranking, "z")
-        await self._fcall("unrank", place, [key], member.encode(), self._ttls[1])
-
-    async def ranked(self, ranking: str, below: tuple[int, str] | None, limit: int) -> list[tuple[str, int]]:
-        key, place = self._note(ranking, "z")
-        after = (b"%d" % below[0], below[1].encode()) if below is not None else ()
-        found = await self._fcall("ranked", place, [key], b"%d" % limit, *after)
-        return [(member.decode(), int(score)) for member, score in zip(found[::2], found[1::2], strict=True)]
 
     # ------------------------------------------------------------------ followers
 
