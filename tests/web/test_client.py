@@ -14,7 +14,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from tests.server import ROOT
+from tests.server import ROOT, ServerProcess
 from tests.web.node import CannotInstall, installed, node_environment, run
 
 CLIENT = ROOT / "web" / "client"
@@ -60,6 +60,7 @@ function seen(frame: Frame): number {
   }
 }
 """
+README = CLIENT / "README.md"
 OPTIONS = {"strict": True, "noEmit": True, "target": "ES2023", "module": "nodenext", "types": [], "skipLibCheck": False}
 
 
@@ -127,9 +128,26 @@ def test_a_program_imports_the_package_as_it_is_published(unpacked: Path) -> Non
     assert json.loads(said_by("node", "program.js", cwd=unpacked)) == ["closed", "applied", "hi"]
 
 
+def readme_blocks() -> list[str]:
+    blocks = re.findall(r"^```ts\n(.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 4
+    return blocks
+
+
+def test_the_first_program_of_the_readme_runs(unpacked: Path, server: ServerProcess) -> None:
+    counted = readme_blocks()[0].replace("127.0.0.1:8000", server.url.removeprefix("http://"))
+    (unpacked / "readme.js").write_text(counted.replace('messages: "', 'params: { tokens: 5, rate: 0 }, messages: "'))
+    said = said_by("node", "readme.js", cwd=unpacked).split()
+    assert said[:5] == ["1", "2", "3", "4", "5"]
+    assert said[5] == "5"
+    assert float(said[6]) > 0
+
+
 def test_the_types_of_the_package_are_those_a_program_is_checked_against(unpacked: Path, packages: Path) -> None:
-    (unpacked / "consumer.ts").write_text(CONSUMER)
-    (unpacked / "tsconfig.json").write_text(json.dumps({"compilerOptions": OPTIONS, "files": ["consumer.ts"]}))
+    programs = {"consumer.ts": CONSUMER} | {f"readme{n}.ts": block for n, block in enumerate(readme_blocks())}
+    for name, text in programs.items():
+        (unpacked / name).write_text(text)
+    (unpacked / "tsconfig.json").write_text(json.dumps({"compilerOptions": OPTIONS, "files": list(programs)}))
     compiler = str(packages / "node_modules" / "typescript" / "bin" / "tsc")
     said_by("node", compiler, "-p", ".", cwd=unpacked)
     (unpacked / "consumer.ts").write_text(CONSUMER.replace("stream.text.length", "stream.text"))
