@@ -111,7 +111,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-versio
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 clean: ## remove .venv and everything else that was made here
-	@rm -rf backend/everstream/_web web/node_modules web/client/dist
+	@rm -rf backend/everstream/_web web/node_modules web/*/node_modules web/client/dist
 	@rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
