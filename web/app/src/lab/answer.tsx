@@ -19,11 +19,14 @@ export interface ExchangeProps {
 
 export function ExchangeView({ exchange, now, smooth }: ExchangeProps): JSX.Element {
   const { state } = exchange.stream;
-  const live = isLive(exchange);
+  const running = isLive(exchange);
+  const shown = useShown(state.text, running, smooth, String(state.revision));
+  // The end of an answer may still be on its way to the eye.
+  const live = running || shown < state.text.length;
   const figures = figuresOf(exchange, now);
   const error = exchange.failure ?? state.end?.error?.message ?? null;
   return (
-    <article class="exchange" data-state={figures.outcome} aria-busy={live}>
+    <article class="exchange" data-state={live ? "running" : figures.outcome} aria-busy={live}>
       <p class="exchange-prompt">{exchange.prompt}</p>
       {state.thinking && (
         <details class="thinking">
@@ -32,7 +35,7 @@ export function ExchangeView({ exchange, now, smooth }: ExchangeProps): JSX.Elem
         </details>
       )}
       <div class="exchange-answer">
-        <AnswerText state={state} live={live} smooth={smooth} />
+        <AnswerText key={state.revision} state={state} shown={shown} grows={live} />
         {live && <span class="caret" aria-hidden="true" />}
       </div>
       {state.refusal && <p class="refusal">{state.refusal}</p>}
@@ -40,24 +43,21 @@ export function ExchangeView({ exchange, now, smooth }: ExchangeProps): JSX.Elem
         <pre key={call.index} class="exchange-call">{`${call.name ?? "a tool"}(${call.arguments})`}</pre>
       ))}
       {error !== null && <p class="failure">{error}</p>}
-      <FiguresLine figures={figures} stopping={live && exchange.stopping} />
+      <FiguresLine figures={figures} stopping={running && exchange.stopping} />
     </article>
   );
 }
 
 interface AnswerTextProps {
   state: StreamState;
-  live: boolean;
-  smooth: boolean;
+  shown: number;
+  grows: boolean;
 }
 
-function AnswerText({ state, live, smooth }: AnswerTextProps): JSX.Element | null {
-  const { text, seams, revision } = state;
-  const shown = useShown(text, live, smooth, String(revision));
-  const grows = live || shown < text.length;
+function AnswerText({ state: { text, seams }, shown, grows }: AnswerTextProps): JSX.Element | null {
   if (text === "" && seams.length === 0) return null;
   return (
-    <div class="text answer" key={revision}>
+    <div class="text answer">
       <Markdown text={text.slice(0, shown)} live={grows} seams={seams.filter(({ at }) => at <= shown)} />
     </div>
   );

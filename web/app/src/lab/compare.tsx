@@ -27,18 +27,14 @@ export function Compare({ client, models, display, onClose }: CompareProps): JSX
   const comparison = comparisonOf(client, firstModels(models));
   useChanges((changed) => comparison.on(changed), [comparison]);
   useTicks(comparison);
+  useEscape(comparison);
   offer(comparison, models);
   const now = performance.now();
   const smooth = display === "smooth";
   const [left, right] = comparison.sides;
   const { live } = comparison;
-  const escape = (event: KeyboardEvent): void => {
-    if (event.key !== "Escape" || !live) return;
-    event.preventDefault();
-    comparison.stop();
-  };
   return (
-    <section class="compare" id="compare" aria-labelledby="compare-title" onKeyDown={escape}>
+    <section class="compare" id="compare" aria-labelledby="compare-title">
       <header class="lab-head">
         <h2 id="compare-title">Compare</h2>
         <p class="hint">One prompt to two models. Nothing of it is kept on the server.</p>
@@ -131,4 +127,18 @@ function useTicks(comparison: Comparison): void {
     const timer = setInterval(() => tick((count) => count + 1), TICK_MS);
     return () => clearInterval(timer);
   }, [live]);
+}
+
+/** Escape stops both, wherever the focus is, unless something that lies over the page is closed by it. */
+function useEscape(comparison: Comparison): void {
+  useEffect(() => {
+    const pressed = (event: KeyboardEvent): void => {
+      if (event.key !== "Escape" || event.defaultPrevented || !comparison.live) return;
+      if (document.querySelector("dialog[open], [popover]:popover-open")) return;
+      event.preventDefault();
+      comparison.stop();
+    };
+    document.addEventListener("keydown", pressed);
+    return () => document.removeEventListener("keydown", pressed);
+  }, [comparison]);
 }
