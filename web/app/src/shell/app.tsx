@@ -78,13 +78,13 @@ function Comparing({ page }: { page: Page }): JSX.Element {
   const onClose = (): void => page.show({ comparing: false });
   const props = { client: page.client, models: page.models, display: page.settings.chosen.display, onClose };
   return (
-    <div class="comparing">
+    <main class="comparing">
       <Lazily
         load={async () => (await import("../lab/compare.tsx")).Compare}
         props={props}
         onFailed={() => failed(page, onClose)}
       />
-    </div>
+    </main>
   );
 }
 

@@ -21,9 +21,9 @@ export function Drawer({ page }: { page: Page }): JSX.Element {
     <>
       <aside id="drawer" ref={drawer} class={page.drawer ? "drawer open" : "drawer"} aria-label="Chats">
         <div class="drawer-head">
-          <h1>
+          <p class="brand">
             <Logo /> Everstream
-          </h1>
+          </p>
           <button id="hide-drawer" type="button" class="plain bare narrow" title="Close" onClick={close}>
             <Icon name="close" />
             <span class="unseen">Close</span>

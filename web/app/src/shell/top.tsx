@@ -28,6 +28,7 @@ export function Top({ page }: { page: Page }): JSX.Element {
   }, [id, state.title]);
   return (
     <header class="top">
+      <h1 class="unseen">Everstream</h1>
       <button
         id="show-drawer"
         type="button"
