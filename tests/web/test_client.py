@@ -18,7 +18,7 @@ from tests.server import ROOT, ServerProcess
 from tests.web.node import CannotInstall, installed, node_environment, run
 
 CLIENT = ROOT / "web" / "client"
-SCHEDULES = {"streams": 10_000, "sessions": 5_000}
+SCHEDULES = {"streams": 10_000, "sessions": 3_000}
 BUILD_S = 60.0
 
 PROGRAM = """

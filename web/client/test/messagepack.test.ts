@@ -32,15 +32,17 @@ describe("what is written", () => {
     const same = fc.property(any, (value) => {
       expect(decode(encode(value))).toEqual(plain(value));
     });
-    fc.assert(same, { numRuns: 3000 });
+    fc.assert(same, { numRuns: 1000 });
   });
 
   it("is what is read for texts, lists and maps of all lengths", () => {
     for (const length of [0, 15, 16, 31, 32, 255, 256, 65_535, 65_536]) {
-      const values = ["x".repeat(length), "é".repeat(length), new Uint8Array(length), Array(length).fill(7)];
-      for (const value of values) expect(decode(encode(value))).toEqual(value);
       const map = Object.fromEntries(Array.from({ length }, (_, key) => [`k${key}`, key]));
-      expect(decode(encode(map))).toEqual(map);
+      for (const value of ["x".repeat(length), "é".repeat(length), Array(length).fill(7), map]) {
+        expect(JSON.stringify(decode(encode(value)))).toBe(JSON.stringify(value)); // quicker than to compare values
+      }
+      const bytes = Buffer.alloc(length, 7);
+      expect(bytes.equals(decode(encode(bytes)) as Uint8Array)).toBe(true);
     }
   });
 

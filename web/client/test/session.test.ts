@@ -12,7 +12,7 @@ import { pathOf, treeOf } from "../src/tree.ts";
 import { Chance } from "./chance.ts";
 import { EPOCH, folded, Play, SESSION, snapshotOf } from "./play.ts";
 
-const SCHEDULES = 5_000;
+const SCHEDULES = 3_000;
 let schedules = 0;
 
 afterAll(() => console.info(`schedules of sessions: ${schedules}`));
