@@ -244,6 +244,22 @@ const CASES = {
     assert.deepEqual([again.messages.length, textOf(last(again))], [4, counted(3)], 'and what was done can be sent on');
   },
 
+  async a_call_that_was_half_said_at_a_reload_is_said_once() {
+    const tool_call = { name: 'weather', arguments: { city: 'Oslo' } };
+    const first = page({ tools: TOOLS, params: { tokens: 150, rate: 100, tool_call } });
+    const { chat } = first.chat('half a call');
+    chat.sendMessage(hi);
+    await says(chat, 20);
+    const kept = structuredClone(chat.messages);
+    kept[1].parts.push({ type: 'tool-weather', toolCallId: 'call_0', state: 'input-streaming', input: { city: 'Os' } });
+    first.client.close();
+    const { chat: again } = page({ tab: first.tab }).chat('half a call', { messages: kept });
+    await again.resumeStream();
+    assert.equal(kinds(last(again)), 'step-start text tool-weather');
+    assert.equal(textOf(last(again)), counted(150));
+    assert.deepEqual(parts(last(again), 'tool-weather').map(part => part.input), [{ city: 'Oslo' }]);
+  },
+
   async a_tool_that_the_page_did_not_declare_is_a_dynamic_one() {
     const { chat } = page({ params: { tokens: 2, rate: 0, tool_call: { name: 'other', arguments: '{"a": 1}' } } }).chat('dynamic');
     await chat.sendMessage(hi);
