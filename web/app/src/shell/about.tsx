@@ -43,14 +43,20 @@ export function About({ page }: { page: Page }): JSX.Element {
 function Fields({ page, onDone }: { page: Page; onDone: () => void }): JSX.Element {
   const title = useRef<HTMLInputElement>(null);
   const system = useRef<HTMLTextAreaElement>(null);
+  const model = useRef<HTMLSelectElement>(null);
   const { state } = page.session;
-  const filled = useRef({ title: state.title, system: state.system });
+  const filled = useRef({ title: state.title, system: state.system, model: state.model });
   const mayUpdate = page.session.may("update");
   const save = async (): Promise<void> => {
-    const wanted = { title: title.current?.value.trim() ?? "", system: system.current?.value.trim() ?? "" };
+    const wanted = {
+      title: title.current?.value.trim() ?? "",
+      system: system.current?.value.trim() ?? "",
+      model: model.current?.value ?? state.model,
+    };
     const fields = {
       ...(wanted.title !== state.title && { title: wanted.title }),
       ...(wanted.system !== state.system && { system: wanted.system }),
+      ...(wanted.model !== state.model && { model: wanted.model }),
     };
     if (Object.keys(fields).length === 0 || (await page.session.update(fields))) onDone();
   };
@@ -80,6 +86,14 @@ function Fields({ page, onDone }: { page: Page; onDone: () => void }): JSX.Eleme
         placeholder="How the model should behave"
         disabled={!mayUpdate}
       />
+      <label for="about-model">Model, where nobody chooses another one</label>
+      <select id="about-model" ref={model} disabled={!mayUpdate}>
+        {modelsFor(page, filled.current.model).map((id) => (
+          <option key={id} value={id} selected={id === filled.current.model}>
+            {id || "none"}
+          </option>
+        ))}
+      </select>
       <div class="buttons">
         <button id="about-save" type="submit" hidden={!mayUpdate}>
           Save
@@ -87,6 +101,12 @@ function Fields({ page, onDone }: { page: Page; onDone: () => void }): JSX.Eleme
       </div>
     </form>
   );
+}
+
+/** Those that are usable, and the one that the session has. */
+function modelsFor(page: Page, current: string): string[] {
+  const usable = page.offer.usable.map(({ id }) => id);
+  return usable.includes(current) ? usable : [current, ...usable];
 }
 
 function Members({ page }: { page: Page }): JSX.Element {

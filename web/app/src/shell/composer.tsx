@@ -7,6 +7,7 @@ import { ACCEPTED } from "../state/attachments.ts";
 import type { OnBusy, Page } from "../state/page.ts";
 import { Icon } from "./icons.tsx";
 import { Options } from "./options.tsx";
+import { focusOn } from "./shortcuts.ts";
 
 const GROWS = typeof CSS !== "undefined" && CSS.supports("field-sizing", "content");
 
@@ -173,7 +174,10 @@ function Row({ page }: { page: Page }): JSX.Element {
         disabled={session.stopping}
         aria-keyshortcuts="Escape"
         title="Stop (Escape)"
-        onClick={() => page.stop()}
+        onClick={(event) => {
+          page.stop();
+          if (event.detail === 0) focusOn("prompt"); // by a key: the button goes, and must not take the focus along
+        }}
       >
         Stop
       </button>

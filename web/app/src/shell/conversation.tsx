@@ -61,8 +61,8 @@ function WelcomeSection({ page }: { page: Page }): JSX.Element {
     <section id="welcome" class="welcome" aria-labelledby="welcome-title" hidden={!page.isNew}>
       <h2 id="welcome-title">Answers that do not break off</h2>
       <p>
-        Ask something. While the answer streams, reload the page, go offline, or restart the server: it carries on from the
-        very token where it was. <b>Stop</b> stops it, and keeps what was written.
+        Ask something. While the answer streams, reload the page, go offline, or restart the server: it carries on from
+        the very token where it was. <b>Stop</b> stops it, and keeps what was written.
       </p>
       <ul class="suggestions" aria-label="Suggestions">
         {SUGGESTIONS.map((text) => (
@@ -97,7 +97,8 @@ function Earlier({ page, scroller, keeper }: EarlierProps): JSX.Element {
     setLoading(false);
     // What was first stays where it was seen, once the messages before it are drawn.
     await twoFrames();
-    if (first?.isConnected && scroller.current) scroller.current.scrollTop += first.getBoundingClientRect().top - before;
+    if (!first?.isConnected || scroller.current === null) return;
+    scroller.current.scrollTop += first.getBoundingClientRect().top - before;
   };
   return (
     <button
@@ -125,9 +126,9 @@ export function ToLatest({ page, near }: { page: Page; near: boolean }): JSX.Ele
       type="button"
       class="to-latest"
       hidden={near || page.isNew}
-      onClick={() => {
+      onClick={(event) => {
         page.toEnd();
-        focusOn("prompt");
+        if (event.detail === 0) focusOn("prompt"); // by a key: the button goes, and must not take the focus along
       }}
     >
       <Icon name="down" />

@@ -1,7 +1,7 @@
 // The list of sessions; on a narrow screen it is a drawer.
 //
-// Entries are links to "#s_…": opening one is a change of the address, so that going back, a bookmark and a link that was
-// sent to somebody are the same thing.
+// Entries are links to "#s_…": opening one is a change of the address, so that going back, a bookmark and a link that
+// was sent to somebody are the same thing.
 
 import type { SessionInfo } from "@everstream/client";
 import type { JSX } from "preact";
@@ -58,6 +58,11 @@ export function Drawer({ page }: { page: Page }): JSX.Element {
       <div id="shade" class="shade" hidden={!page.drawer} onClick={close} />
     </>
   );
+}
+
+/** What had the focus may be gone with its entry. */
+function refocus(): void {
+  requestAnimationFrame(() => document.activeElement === document.body && focusOn("new-chat"));
 }
 
 /** While it is open it has the focus; closed, the button that opened it has it again. */
@@ -126,7 +131,7 @@ function Entry({ page, listed }: { page: Page; listed: SessionInfo }): JSX.Eleme
           class="quiet delete"
           title="Delete"
           aria-label={`Delete ${title || "this chat"}`}
-          onClick={() => void page.delete(session, title)}
+          onClick={() => void page.delete(session, title).then(refocus)}
         >
           ×
         </button>

@@ -8,7 +8,7 @@ import { Icon } from "./icons.tsx";
 export function NoticeLine({ page }: { page: Page }): JSX.Element {
   const { now } = page.notices;
   return (
-    <div id="notice" class="notice" role="alert" hidden={now === null}>
+    <div id="notice" class="notice" role="alert" data-kind={now?.kind ?? "alarm"} hidden={now === null}>
       <p id="notice-text">{now?.text ?? ""}</p>
       <button id="notice-action" type="button" class="plain" hidden={!now?.action} onClick={() => now?.act()}>
         {now?.action ?? ""}

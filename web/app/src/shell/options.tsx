@@ -43,7 +43,13 @@ export function Options({ page }: { page: Page }): JSX.Element {
         <Fields page={page} />
       </details>
       <MoreModels page={page} />
-      <button id="forget-token" type="button" class="quiet" hidden={!page.access.has} onClick={() => page.forgetToken()}>
+      <button
+        id="forget-token"
+        type="button"
+        class="quiet"
+        hidden={!page.access.has}
+        onClick={() => page.forgetToken()}
+      >
         Forget token
       </button>
     </div>

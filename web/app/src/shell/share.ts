@@ -20,12 +20,13 @@ export async function download(page: Page, format: "json" | "markdown"): Promise
 export async function copyConversation(page: Page): Promise<void> {
   const content = await page.exported("markdown");
   if (content === null) return;
-  page.notices.say((await copied(content)) ? "Copied as Markdown." : "This browser let nothing be copied.");
+  if (await copied(content)) page.notices.mention("Copied as Markdown.");
+  else page.notices.say("This browser let nothing be copied.");
 }
 
 export async function copyLink(page: Page): Promise<void> {
   const done = await copied(location.href);
-  page.notices.say(done ? "The link is copied. Whoever is in this chat can open it." : location.href);
+  page.notices.mention(done ? "The link is copied. Whoever is in this chat can open it." : location.href);
 }
 
 /** The clipboard's own interface exists on secure origins only; a page in a local network has the older way. */

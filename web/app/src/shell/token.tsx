@@ -18,7 +18,13 @@ export function TokenDialog({ access }: { access: Access }): JSX.Element {
     field.current?.select();
   };
   return (
-    <Dialog id="token-dialog" open={open} onClose={() => access.leave()} labelledBy="token-title" describedBy="token-why token-kept">
+    <Dialog
+      id="token-dialog"
+      open={open}
+      onClose={() => access.leave()}
+      labelledBy="token-title"
+      describedBy="token-why token-kept"
+    >
       <form
         id="token-form"
         onSubmit={(event) => {
@@ -31,7 +37,15 @@ export function TokenDialog({ access }: { access: Access }): JSX.Element {
           {access.why ?? ""}
         </p>
         <label for="token">Token or API key</label>
-        <input id="token" ref={field} type="password" autocomplete="off" autocapitalize="none" spellcheck={false} required />
+        <input
+          id="token"
+          ref={field}
+          type="password"
+          autocomplete="off"
+          autocapitalize="none"
+          spellcheck={false}
+          required
+        />
         <p id="token-kept" class="hint">
           It is kept in this tab only, until you close it.
         </p>

@@ -34,7 +34,8 @@ export class Attachments {
 
   /** `frameBytes()`: the most that a frame may have. */
   constructor(frameBytes: () => number) {
-    this.#room = () => frameBytes() - ENVELOPE_BYTES - TEXT_BYTES - this.list.reduce((sum, { data }) => sum + data.length, 0);
+    const taken = (): number => this.list.reduce((sum, { data }) => sum + data.length, 0);
+    this.#room = () => frameBytes() - ENVELOPE_BYTES - TEXT_BYTES - taken();
   }
 
   /** Take files as images; what is wrong with those that could not be taken, or "". */

@@ -1,8 +1,8 @@
 // When views are drawn anew: at most once a frame of the screen, however much has changed meanwhile.
 //
 // A token may come a hundred times a second, and a screen shows sixty frames.  So a change only marks the views that
-// listen to it; the next frame draws all that are marked, together.  A tab that nobody sees has no frames: state goes on
-// there, nothing is drawn, and what is there is drawn at once when somebody looks again.
+// listen to it; the next frame draws all that are marked, together.  A tab that nobody sees has no frames: state goes
+// on there, nothing is drawn, and what is there is drawn at once when somebody looks again.
 
 import { useLayoutEffect, useState } from "preact/hooks";
 
@@ -40,8 +40,8 @@ export function drawMarked(): void {
 }
 
 /**
- * Draw the calling component anew, at most once a frame, after `subscribe` has reported a change.  `subscribe` is called
- * again when `inputs` differ; without them, when it is another function (so give it a `useCallback`, or inputs).
+ * Draw the calling component anew, at most once a frame, after `subscribe` has reported a change.  `subscribe` is
+ * called again when `inputs` differ; without them, when it is another function (so give it a `useCallback`, or inputs).
  */
 export function useChanges(subscribe: Subscribe, inputs: readonly unknown[] = [subscribe]): void {
   const [, count] = useState(0);

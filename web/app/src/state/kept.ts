@@ -1,9 +1,9 @@
 // What a tab keeps for its next load, in sessionStorage: it is a tab's own, so two tabs cannot write over each other.
 //
 // The open session is kept as it stands, with its streams (position and text together, so that they always fit each
-// other): a reload goes on from there in one round trip, and shows it while no server can be reached.  When the store is
-// full the streams are kept as "from the start", and then nothing: the server has all the rest.  Which branches were
-// chosen is kept for every session that was looked at.
+// other): a reload goes on from there in one round trip, and shows it while no server can be reached.  When the store
+// is full the streams are kept as "from the start", and then nothing: the server has all the rest.  Which branches
+// were chosen is kept for every session that was looked at.
 
 import type { SavedSession } from "@everstream/client";
 
@@ -12,6 +12,7 @@ import { keep, kept, keptObject, type Store } from "./storage.ts";
 const TAB_KEY = "everstream.tab.2";
 const CHOICES_KEY = "everstream.choices.1.";
 const DRAFT_KEY = "everstream.draft.1";
+const MODEL_KEY = "everstream.model.1";
 
 export function saveTab(store: Store, saved: SavedSession): void {
   const id = saved.session?.id;
@@ -31,6 +32,18 @@ export function loadTab(store: Store, id: string): SavedSession {
 export function forgetTab(store: Store): void {
   keep(store, TAB_KEY, "");
   keep(store, DRAFT_KEY, "");
+  keep(store, MODEL_KEY, "");
+}
+
+/** The model that was chosen in the session `id`, against the session's own. */
+export function saveModel(store: Store, id: string, model: string): void {
+  keep(store, MODEL_KEY, JSON.stringify({ id, model }));
+}
+
+/** "" where none was chosen in the session `id`, or in another one since. */
+export function loadModel(store: Store, id: string | null): string {
+  const { id: chosenIn, model } = keptObject(store, MODEL_KEY);
+  return id !== null && chosenIn === id && typeof model === "string" ? model : "";
 }
 
 /** What stands in the prompt, not sent yet. */

@@ -2,8 +2,12 @@
 
 import { Changes } from "./changes.ts";
 
+const MENTIONED_MS = 6_000;
+
 export interface Notice {
   text: string;
+  /** Whether something is wrong, or wants to be done. */
+  kind: "alarm" | "word";
   /** What its button says, or "" where nothing is to be done. */
   action: string;
   act: () => void;
@@ -12,14 +16,21 @@ export interface Notice {
 export class Notices {
   readonly #changes = new Changes();
   readonly on = this.#changes.on;
+  #going: ReturnType<typeof setTimeout> | undefined;
   now: Notice | null = null;
 
   say(text: string, action = "", act: () => void = () => {}): void {
-    this.now = { text, action, act };
-    this.#changes.tell();
+    this.#show({ text, kind: "alarm", action, act });
+  }
+
+  /** Say that all is well: it goes by itself. */
+  mention(text: string): void {
+    this.#show({ text, kind: "word", action: "", act: () => {} });
+    this.#going = setTimeout(() => this.clear(), MENTIONED_MS);
   }
 
   clear(): void {
+    clearTimeout(this.#going);
     if (this.now === null) return;
     this.now = null;
     this.#changes.tell();
@@ -28,5 +39,11 @@ export class Notices {
   /** A notice that wants nothing done has been read. */
   dismiss(): void {
     if (this.now?.action === "") this.clear();
+  }
+
+  #show(notice: Notice): void {
+    clearTimeout(this.#going);
+    this.now = notice;
+    this.#changes.tell();
   }
 }

@@ -1,10 +1,10 @@
-// The page as it is, without a look: the connection, the session that the address names, and what the reader has chosen.
+// The page as it is, without a look: the connection, the session that the address names, what the reader has chosen.
 //
 //   Client --events--> Session --change, grown--> Page --changes--> views (once a frame)
 //   views --acts--> Page --> Session, Client
 //
-// Views listen to `on` for everything but the text of answers, which grows too often for the whole page: the log listens
-// to the session itself.  Nothing is shown as done before the server says so.
+// Views listen to `on` for everything but the text of answers, which grows too often for the whole page: the log
+// listens to the session itself.  Nothing is shown as done before the server says so.
 
 import { type Chosen, type Client, CommandError, type Model, type Session, type StateChange } from "@everstream/client";
 
@@ -14,7 +14,7 @@ import { hashOf, sessionIn } from "./address.ts";
 import { Attachments } from "./attachments.ts";
 import { Changes, drawMarked } from "./changes.ts";
 import { contentOf, withText } from "./content.ts";
-import { forgetTab, loadDraft, saveDraft } from "./kept.ts";
+import { forgetTab, loadDraft, loadModel, saveDraft, saveModel } from "./kept.ts";
 import { Listing } from "./listing.ts";
 import { NOTHING, type Offer, chosenModel, offerOf } from "./models.ts";
 import { Notices } from "./notices.ts";
@@ -32,6 +32,9 @@ const GONE: Record<string, string> = {
 
 export type OnBusy = "queue" | "interrupt" | "parallel";
 export type DialogName = "about" | "settings" | "help";
+
+/** What is shown besides the conversation. */
+type Shown = "dialog" | "comparing" | "developing" | "drawer" | "onBusy" | "aboutFailure";
 
 /** A question before something that cannot be undone. */
 export interface Question {
@@ -97,6 +100,7 @@ export class Page {
       part.on(() => this.#changes.tell());
     }
     this.#reading = this.#makeReading();
+    this.#modelHere = loadModel(tab, this.session.id);
   }
 
   /** Begin: connect, and follow the address and what the browser tells. */
@@ -157,12 +161,13 @@ export class Page {
 
   chooseModel(id: string): void {
     this.#modelHere = id;
+    if (this.session.id !== null) saveModel(this.#tab, this.session.id, id);
     this.settings.set("model", id);
     this.#changes.tell();
   }
 
   /** Change what is shown besides the conversation. */
-  show(fields: Partial<Pick<Page, "dialog" | "comparing" | "developing" | "drawer" | "onBusy" | "aboutFailure">>): void {
+  show(fields: Partial<Pick<Page, Shown>>): void {
     Object.assign(this, fields);
     this.#changes.tell();
     drawMarked();
@@ -238,7 +243,7 @@ export class Page {
     }
   }
 
-  /** The conversation as a text, or null where it failed (which is said).  Markdown is of the path that is looked at. */
+  /** The conversation as a text, or null where it failed, which is said.  Markdown is of the path that is looked at. */
   exported(format: "json" | "markdown"): Promise<string | null> {
     const shown = this.session.path.findLast(({ node }) => node.message !== null);
     return this.session.exported(format, format === "markdown" ? shown?.node.message?.id : undefined);
@@ -295,7 +300,7 @@ export class Page {
   #open(id: string | null): void {
     if (this.dialog === "about") this.dialog = null;
     this.#typedAt = 0;
-    this.#modelHere = "";
+    this.#modelHere = loadModel(this.#tab, id);
     this.#reading.open(id);
     this.#toEnd.tell();
   }

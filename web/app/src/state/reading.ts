@@ -10,13 +10,13 @@ import type { Store } from "./storage.ts";
 import { Voice } from "./voice.ts";
 
 const SAVE_EVERY_MS = 1_000;
-const TICK_EVERY_MS = 200; // how often figures move while nothing arrives
+const LISTEN_EVERY_MS = 200; // how often it is asked whether there is something to say
 
 type TurnEnd = Extract<Frame, { type: "turn_end" }>;
 
 /** What the page is told. */
 export interface ReadingListener {
-  /** Something but the text of an answer, or time has gone by while an answer runs. */
+  /** Something but the text of an answer. */
   changed(): void;
   /** The first message has made the session. */
   made(id: string): void;
@@ -35,7 +35,7 @@ export class Reading {
   readonly #voice: Voice;
   readonly #meters = new Map<string, Meter>();
   #stops: (() => void)[] = [];
-  #ticking: ReturnType<typeof setInterval> | undefined;
+  #listening: ReturnType<typeof setInterval> | undefined;
   #saving: ReturnType<typeof setTimeout> | undefined;
   session: Session;
 
@@ -83,9 +83,9 @@ export class Reading {
 
   changed(): void {
     this.#voice.change(this.session);
-    if (this.busy !== (this.#ticking !== undefined)) {
-      clearInterval(this.#ticking);
-      this.#ticking = this.busy ? setInterval(() => this.#tick(), TICK_EVERY_MS) : undefined;
+    if (this.busy !== (this.#listening !== undefined)) {
+      clearInterval(this.#listening);
+      this.#listening = this.busy ? setInterval(() => this.#follow(), LISTEN_EVERY_MS) : undefined;
     }
     this.#saveSoon();
     this.#tell.changed();
@@ -125,9 +125,8 @@ export class Reading {
     this.#saveSoon();
   }
 
-  #tick(): void {
+  #follow(): void {
     this.#voice.follow(this.session, performance.now());
-    this.#tell.changed();
   }
 
   #saveSoon(): void {

@@ -1,5 +1,5 @@
-// What the browser keeps.  It may be full, or forbidden: then what was to be kept lasts as long as the page, and nothing
-// else happens.
+// What the browser keeps.  It may be full, or forbidden: then what was to be kept lasts as long as the page, and
+// nothing else happens.
 
 /** The part of `Storage` that is used here. */
 export type Store = Pick<Storage, "getItem" | "setItem" | "removeItem">;

@@ -1,7 +1,7 @@
 // The token: what the page shows to be let in.
 //
-// It is kept in sessionStorage, which is a tab's own and ends with it.  It goes into `hello` and `auth` and nowhere else:
-// into no address, no form that is sent, no log.
+// It is kept in sessionStorage, which is a tab's own and ends with it.  It goes into `hello` and `auth` and nowhere
+// else: into no address, no form that is sent, no log.
 
 import { keep, kept, type Store } from "./storage.ts";
 
