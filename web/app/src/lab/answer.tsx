@@ -36,7 +36,7 @@ export function ExchangeView({ exchange, now, smooth }: ExchangeProps): JSX.Elem
       )}
       <div class="exchange-answer">
         <AnswerText key={state.revision} state={state} shown={shown} grows={live} />
-        {live && <span class="caret" aria-hidden="true" />}
+        {running && state.text === "" && <span class="caret" aria-hidden="true" />}
       </div>
       {state.refusal && <p class="refusal">{state.refusal}</p>}
       {state.tool_calls.map((call) => (

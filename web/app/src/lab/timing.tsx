@@ -8,6 +8,7 @@ import { shortId } from "./frames.ts";
 import { gapFigures, histogram } from "./gaps.ts";
 import type { Arrival, GapFigures as Figures, Interruption, Track } from "./gaps.ts";
 import { Plot } from "./plot.tsx";
+import type { PlotKey } from "./plot.tsx";
 import { duration, rounded } from "./runs.ts";
 import { gapColumns } from "./series.ts";
 import type { Column } from "./series.ts";
@@ -101,7 +102,17 @@ const makeGaps: MakeOptions = (colours, paths) => {
   };
 };
 
-const MOMENT_COLOURS: Record<Interruption["kind"], Moment["colour"]> = { seam: "warn", lost: "alarm", back: "right" };
+const MOMENT_COLOURS: Record<Interruption["kind"], Moment["colour"] & PlotKey["mark"]> = {
+  seam: "warn",
+  lost: "alarm",
+  back: "right",
+};
+
+const KEYS: readonly PlotKey[] = [
+  { label: "entries", mark: "wash", shown: String },
+  { label: "gap", mark: "left", shown: duration },
+];
+const KINDS: readonly Interruption["kind"][] = ["lost", "back", "seam"];
 
 interface TimelineProps {
   arrivals: readonly Arrival[];
@@ -110,6 +121,9 @@ interface TimelineProps {
 
 function Timeline({ arrivals, interruptions }: TimelineProps): JSX.Element {
   const figures = gapFigures(arrivals);
+  const happened = KINDS.filter((kind) => interruptions.some((one) => one.kind === kind)).map(
+    (kind): PlotKey => ({ label: kind, mark: MOMENT_COLOURS[kind] }),
+  );
   const [median, most, longest] = [figures.p50, figures.p95, figures.max].map(duration);
   const first = arrivals[0]?.at ?? 0;
   const { x, gaps, entries } = gapColumns(arrivals);
@@ -129,13 +143,7 @@ function Timeline({ arrivals, interruptions }: TimelineProps): JSX.Element {
         moments={moments}
         make={makeGaps}
         height={HEIGHT}
-        keys={[
-          { label: "entries", mark: "wash", shown: String },
-          { label: "gap", mark: "left", shown: duration },
-          { label: "lost", mark: "alarm" },
-          { label: "back", mark: "right" },
-          { label: "seam", mark: "warn" },
-        ]}
+        keys={[...KEYS, ...happened]}
       >
         <GapTable rows={histogram(arrivals)} />
       </Plot>
