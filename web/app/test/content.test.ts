@@ -20,5 +20,5 @@ test("an edit leaves the images where they are", () => {
 });
 
 test("so many bytes are so many characters", () => {
-  for (const bytes of [0, 1, 2, 3, 4, 1_000]) expect(base64Length(bytes)).toBe(Buffer.alloc(bytes).toString("base64").length);
+  for (const bytes of [0, 1, 2, 3, 4, 1_000]) expect(base64Length(bytes)).toBe(btoa("\0".repeat(bytes)).length);
 });

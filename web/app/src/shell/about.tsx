@@ -86,20 +86,34 @@ function Fields({ page, onDone }: { page: Page; onDone: () => void }): JSX.Eleme
         placeholder="How the model should behave"
         disabled={!mayUpdate}
       />
-      <label for="about-model">Model, where nobody chooses another one</label>
-      <select id="about-model" ref={model} disabled={!mayUpdate}>
-        {modelsFor(page, filled.current.model).map((id) => (
-          <option key={id} value={id} selected={id === filled.current.model}>
-            {id || "none"}
-          </option>
-        ))}
-      </select>
+      <ModelField page={page} field={model} current={filled.current.model} />
       <div class="buttons">
         <button id="about-save" type="submit" hidden={!mayUpdate}>
           Save
         </button>
       </div>
     </form>
+  );
+}
+
+interface ModelFieldProps {
+  page: Page;
+  field: { current: HTMLSelectElement | null };
+  current: string;
+}
+
+function ModelField({ page, field, current }: ModelFieldProps): JSX.Element {
+  return (
+    <>
+      <label for="about-model">Model, where nobody chooses another one</label>
+      <select id="about-model" ref={field} disabled={!page.session.may("update")}>
+        {modelsFor(page, current).map((id) => (
+          <option key={id} value={id} selected={id === current}>
+            {id || "none"}
+          </option>
+        ))}
+      </select>
+    </>
   );
 }
 
