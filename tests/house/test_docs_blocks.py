@@ -2,20 +2,24 @@
 
     ```python run                   a program of its own, in a process that has no server
     ```sh run server                what one would type; a command that fails ends it
+    ```ts run server                a program for Node.js that finds the TypeScript client installed
     ```python run server            a server with the `scripted` models answers at 127.0.0.1:8000
     ```python run needs=fastapi     left out where this module is not installed; may be said several times
     ```text output                  right after such a block: what it prints; `…` stands for any text
 
-A Python block is executed as a program (`__name__` is `__main__`) in a fresh namespace and an empty folder, without the
-settings and keys of this machine's environment.  It fails by an exception, by a warning, by printing something else
-than it should, by taking longer than `RUN_S`, and by leaving sockets, processes or threads behind.  Port 8000 of the
-document becomes that of the test's server, and nothing else is changed.
+A Python block is executed as a program (`__name__` is `__main__`) in a fresh namespace and an empty folder, without
+the settings and keys of this machine's environment; a TypeScript block is a module in a process of its own.  It fails
+by an exception, by a warning, by printing something else than it should, by taking longer than `RUN_S`, and by
+leaving sockets, processes or threads behind.  Port 8000 of the document becomes that of the test's server, and
+nothing else is changed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
+import functools
 import io
 import os
 import re
@@ -23,6 +27,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import types
 from collections.abc import Iterator
@@ -35,6 +40,8 @@ import structlog
 from tests.gateway.conftest import Gateway, serving
 from tests.house.tree import ROOT, told
 from tests.server import clean_environment
+from tests.web.built_client import build_client
+from tests.web.node import CannotInstall, node_environment
 
 from everstream.gateway.server import Server
 
@@ -43,7 +50,8 @@ FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PORT = re.compile(r"(?<=127\.0\.0\.1:)8000\b|(?<=localhost:)8000\b")
 NEEDS = "needs="
 SERVER = "the documents' server"  # the name of its threads
-KNOWN = frozenset({"python", "sh", "run", "server"})
+LANGUAGES = ("python", "sh", "ts")
+KNOWN = frozenset({*LANGUAGES, "run", "server"})
 SHELL = ("bash", "-eu", "-o", "pipefail", "-c")
 RUN_S = 30.0
 START_S = 20.0
@@ -72,7 +80,7 @@ def blocks_in(path: Path, text: str) -> Iterator[Block]:
     found = list(FENCE.finditer(text))
     for fence, follower in zip(found, [*found, None][1:], strict=True):
         words = tuple(fence[1].split())
-        if words[:1] not in (("python",), ("sh",)) or words[1:2] != ("run",):
+        if words[:1] not in [(language,) for language in LANGUAGES] or words[1:2] != ("run",):
             continue
         told_next = follower is not None and follower[1].split() == ["text", "output"]
         prints = follower[2] if follower is not None and told_next else None
@@ -150,6 +158,9 @@ def run(block: Block, port: int | None, folder: Path, patched: pytest.MonkeyPatc
     if block.words[0] == "sh":
         type_in(code, folder)
         return
+    if block.words[0] == "ts":
+        run_in_node(code, folder)
+        return
     for module in block.needs:
         pytest.importorskip(module)
     program = types.ModuleType("__main__")
@@ -173,9 +184,31 @@ def type_in(code: str, folder: Path) -> None:
     """Have a shell run it.  What it prints is printed."""
     if "curl" in code and shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    command = [*SHELL, code]
+    say([*SHELL, code], folder, clean_environment())
+
+
+def run_in_node(code: str, folder: Path) -> None:
+    """Node.js leaves types out, and runs what is left.  What it prints is printed."""
+    try:
+        (folder / "node_modules").symlink_to(installed_client() / "node_modules")
+    except CannotInstall as problem:
+        pytest.skip(f"the client's packages cannot be installed: {problem}")
+    (folder / "program.mts").write_text(code)
+    say(["node", "program.mts"], folder, node_environment())
+
+
+@functools.cache
+def installed_client() -> Path:
+    """A folder with the TypeScript client.  Raises CannotInstall."""
+    folder = Path(tempfile.mkdtemp(prefix="client-of-documents-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    build_client(folder)
+    return folder
+
+
+def say(command: list[str], folder: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(
-        command, cwd=folder, env=clean_environment(), capture_output=True, text=True, timeout=RUN_S, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=RUN_S, check=False
     )
     print(done.stdout)
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from tests.server import ServerProcess
 from tests.web.browser import counted
+from tests.web.built_client import build_client
 from tests.web.driven import Driven, Told
-from tests.web.node import CannotInstall, run
+from tests.web.node import CannotInstall
 from tests.web.people import signed
 from tests.web.road import Road
 
@@ -26,14 +27,10 @@ MODEL = "scripted/count"
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The client, built."""
-    folder = tmp_path_factory.mktemp("client") / "dist"
-    (folder.parent / "package.json").write_text('{"type": "module"}')
     try:
-        done = run("npx", "tsc", "-p", "client/tsconfig.build.json", "--outDir", str(folder))
+        return build_client(tmp_path_factory.mktemp("client")) / "dist"
     except CannotInstall as problem:
         pytest.skip(f"the client's packages cannot be installed: {problem}")
-    assert done.returncode == 0, done.stdout
-    return folder
 
 
 @pytest.fixture
