@@ -8,7 +8,7 @@ import { Growing } from "../src/answer/blocks.ts";
 import { Code } from "../src/answer/code.tsx";
 import { Leaf } from "../src/answer/leaf.tsx";
 import { drawBlock } from "../src/answer/render.tsx";
-import { SeamMark } from "../src/answer/seams.tsx";
+import { SeamMark, pieces } from "../src/answer/seams.tsx";
 import type { Seam } from "../src/answer/seams.tsx";
 
 const UNSEEN = new Set(["children", "key", "ref"]);
@@ -22,7 +22,8 @@ export function outline(child: ComponentChildren): string {
   if (type === (Leaf as unknown)) return outline(props["text"] as string);
   if (type === (SeamMark as unknown)) return "⤳";
   if (type === (Code as unknown)) {
-    return `<code ${String(props["lang"])}>${outline((props["texts"] as string[]).join(""))}</code>`;
+    const marked = pieces((props["texts"] as string[]).join("")).map((piece) => (typeof piece === "number" ? "⤳" : piece));
+    return `<code ${String(props["lang"])}>${outline(marked)}</code>`;
   }
   if (typeof type !== "string") throw new Error(`an unknown component ${type.name}`);
   const set = Object.entries(props).filter(([name, value]) => !UNSEEN.has(name) && value !== undefined && value !== false);
@@ -49,4 +50,28 @@ export function drawnSoFar(text: string): string {
 
 export function outlineOf({ closed, opened }: Growing, seams: readonly Seam[]): string {
   return outline([...closed, ...opened].map((block) => drawBlock(block, { seams, grows: false })));
+}
+
+export interface Drawn {
+  name: string;
+  attributes: Record<string, unknown>;
+}
+
+/** All elements that are shown. */
+export function elementsOf({ closed, opened }: Growing): Drawn[] {
+  const drawn: Drawn[] = [];
+  const visit = (child: ComponentChildren): void => {
+    if (Array.isArray(child)) for (const one of child) visit(one as ComponentChildren);
+    else if (child !== null && typeof child === "object") {
+      const { type, props } = child as VNode<Record<string, unknown> & { children?: ComponentChildren }>;
+      const { children, ...attributes } = props;
+      if (typeof type === "string") {
+        const set = Object.entries(attributes).filter(([name, value]) => !UNSEEN.has(name) && value !== undefined);
+        drawn.push({ name: type, attributes: Object.fromEntries(set) });
+      }
+      visit(children);
+    }
+  };
+  visit([...closed, ...opened].map((block) => drawBlock(block, { seams: [], grows: false })));
+  return drawn;
 }

@@ -11,7 +11,9 @@ import type { JSX } from "preact";
 const FIRST = 0xfdd0;
 const MOST = 32;
 const MARKS = /[\ufdd0-\ufdef]/g;
-const SIGNS_ONLY = /^[\s|:\-=`~*_#>+.\d)]*$/;
+const SIGNS_ONLY = /^(?![\d\s]+$)[\s|:\-=`~*_#>+.\d)]*$/;
+const FENCE_OR_ADDRESS = /^ {0,3}(?:```|~~~|\[[^\]]*\]:)/;
+const WORD_CHARACTERS = 200;
 
 export type { Seam };
 
@@ -61,30 +63,31 @@ export function markSeams(text: string, seams: readonly Seam[], live: boolean): 
 /** The end of the first word from `at` on, where a mark does no harm; null: there is none (yet). */
 function placeFrom(text: string, at: number, live: boolean): number | null {
   for (let place = at; place <= text.length; place++) {
-    const found = text.slice(place).search(/\s/);
-    const end = found === -1 ? text.length : place + found;
-    if (found === -1 && live) return null;
-    const lineStart = text.lastIndexOf("\n", end - 1) + 1;
+    const space = text.slice(place).search(/\s/);
+    if (space === -1 && live) return null;
+    const end = space === -1 ? text.length : place + space;
     const lineEnd = text.indexOf("\n", end);
-    const line = text.slice(lineStart, lineEnd === -1 ? text.length : lineEnd);
-    const isSigns = SIGNS_ONLY.test(line.replace(/^(\d[\d\s]*)+$/, "a")) || /^ {0,3}(?:```|~~~|\[[^\]]*\]:)/.test(line);
-    if (!isSigns && isWord(text.slice(text.slice(0, end).search(/\S*$/), end))) return end;
-    if (found === -1) return null;
+    const line = text.slice(text.lastIndexOf("\n", end - 1) + 1, lineEnd === -1 ? text.length : lineEnd);
+    const isSigns = SIGNS_ONLY.test(line) || FENCE_OR_ADDRESS.test(line);
+    if (!isSigns && isWord(text.slice(0, end).slice(-WORD_CHARACTERS))) return end;
+    if (space === -1) return null;
     place = isSigns && lineEnd !== -1 ? lineEnd : end;
   }
   return null;
 }
 
-/** Whether a mark may stand behind these characters. */
-function isWord(word: string): boolean {
-  return /[\p{L}\p{N}.,;:!?]$/u.test(word) && !/[:@]\/?\/?|www\.|^[\d.)]+$/.test(word.replace(/[:]$/, "")) || /^\d+$/.test(word);
+/** Whether a mark may stand behind the word that these characters end with. */
+function isWord(characters: string): boolean {
+  const [word = ""] = /\S+$/.exec(characters) ?? [];
+  if (/^\d+$/.test(word)) return true;
+  return /[\p{L}\p{N}.,;:!?]$/u.test(word) && !/^[\d.)]+$|:\/|@|www\./.test(word);
 }
 
 // ------------------------------------------------------------------ what is said of one
 
 const CAUSES: Record<string, string> = {
   node_lost: "after a server loss",
-  drain: "on another server",
+  drain: "when a server was stopped",
   provider_lost: "after the provider broke off",
 };
 const HOW: Record<string, string> = {
