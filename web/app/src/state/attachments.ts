@@ -14,6 +14,7 @@ const ENVELOPE_BYTES = 4_096; // the command around the content
 const TEXT_BYTES = 65_536; // kept free for what is said beside the images
 const EDGES_PX = [2_048, 1_568, 1_024, 768]; // the longer edge, tried in turn
 const QUALITY = 0.85;
+const TOO_MUCH = "does not fit into a message beside what is there.";
 
 export interface Attachment {
   key: number;
@@ -66,10 +67,14 @@ export class Attachments {
   async #take(file: File): Promise<string> {
     if (!file.type.startsWith("image/")) return "is no image.";
     if (this.list.length >= MOST) return `is one too many: ${MOST} go with a message.`;
-    const fitting = await fitted(file, this.#room());
-    if (fitting === null) return "does not fit into a message beside what is there.";
-    const data = await base64Of(fitting);
-    if (data.length > this.#room()) return "does not fit into a message beside what is there.";
+    let fitting: Blob | null;
+    try {
+      fitting = await fitted(file, this.#room());
+    } catch {
+      return "is no image that this browser can read.";
+    }
+    const data = fitting && (await base64Of(fitting));
+    if (fitting === null || data === null || data.length > this.#room()) return TOO_MUCH;
     this.#key += 1;
     this.list = [...this.list, { key: this.#key, name: file.name || "image", media_type: fitting.type, data }];
     this.#changes.tell();
@@ -82,16 +87,14 @@ export function base64Length(bytes: number): number {
   return Math.ceil(bytes / 3) * 4;
 }
 
-/** The image as it is, or made smaller, so that it fits into `room` characters of base64; null where it does not. */
+/**
+ * The image as it is, or made smaller, so that it fits into `room` characters of base64; null where it does not.
+ * Rejects where it is none, or of a kind that this browser does not read.
+ */
 async function fitted(file: Blob, room: number): Promise<Blob | null> {
-  if (TYPES.includes(file.type) && base64Length(file.size) <= room) return file;
-  let bitmap: ImageBitmap;
+  const bitmap = await createImageBitmap(file);
   try {
-    bitmap = await createImageBitmap(file);
-  } catch {
-    return null; // of a kind that this browser does not read
-  }
-  try {
+    if (TYPES.includes(file.type) && base64Length(file.size) <= room) return file;
     for (const edge of EDGES_PX) {
       const smaller = await drawn(bitmap, edge);
       if (smaller !== null && base64Length(smaller.size) <= room) return smaller;
