@@ -379,6 +379,27 @@ def test_a_timeline_of_the_gaps_is_drawn_and_a_dropped_connection_is_marked_in_i
     wait_until(page, lambda: page.locator('.frame-row[data-direction="mark"]').count() == 1)
 
 
+def test_a_seam_is_marked_in_the_timeline_and_in_the_answers(page: Page, server: ServerProcess) -> None:
+    line = Line(page)
+    line.alter = lambda command: command["type"] == "generate" and command["params"].update(fail_at=30)
+    comparing = Comparing(Chat(page, server.url).page)
+    open_instrument(page, "developer")
+    for place in ("left", "right"):
+        comparing.set(place, "scripted/count", tokens=60, rate=200)
+    comparing.ask("Count through it.")
+    comparing.wait_states("complete", "complete")
+    assert [len(frames_of(page, kind)) for kind in ("seam", "stream_end")] == [2, 2]
+    assert comparing.side("left").locator(".exchange .seam").count() == 1
+    page.click("#tab-timing")
+    streams = page.locator("#gaps-stream option").evaluate_all("all => all.map((one) => one.value)")
+    assert len(streams) == 3  # the newest, and each of the two
+    for stream in streams:
+        page.select_option("#gaps-stream", stream)
+        wait_until(page, lambda: page.locator(".interruptions li").all_inner_texts() != [])
+        [seam] = page.locator(".interruptions li").all_inner_texts()
+        assert re.fullmatch(r"\d\.\d\d s: seam: provider lost, exact", seam)
+
+
 def test_the_facts_tell_where_each_stream_stands(watched: Chat) -> None:
     page = watched.page
     ask(watched, 10, 0)

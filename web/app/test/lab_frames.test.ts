@@ -1,7 +1,8 @@
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 
 import { ALL, frameRow, markRow, matches, ndjson, rangeLabel, redacted, shortId, streamOf } from "../src/lab/frames.ts";
 import type { FrameLike, Row } from "../src/lab/frames.ts";
+import { paced } from "../src/lab/pace.ts";
 import { Places } from "../src/lab/places.ts";
 import { Recorder } from "../src/lab/recorder.ts";
 import type { Watched } from "../src/lab/recorder.ts";
@@ -268,5 +269,28 @@ describe("the recorder", () => {
     stop();
     told.frame("in", delta(2));
     expect(changes).toBe(3);
+  });
+});
+
+describe("word of changes", () => {
+  test("goes on at once, and then no more often than it is wanted", () => {
+    vi.useFakeTimers();
+    let told = 0;
+    const pace = paced(() => (told += 1), 80);
+    for (let ms = 0; ms < 800; ms += 1) {
+      pace.note();
+      vi.advanceTimersByTime(1);
+    }
+    expect(told).toBe(11);
+    vi.advanceTimersByTime(1_000);
+    expect(told).toBe(11);
+    pace.note();
+    expect(told).toBe(12);
+    pace.note();
+    pace.stop();
+    vi.advanceTimersByTime(1_000);
+    expect(told).toBe(12);
+    expect(vi.getTimerCount()).toBe(0);
+    vi.useRealTimers();
   });
 });

@@ -1,7 +1,7 @@
 // The developer drawer: what passes over the connection, how evenly it comes, and where everything stands.
 //
-// What is shown is the recorder's (recorder.ts); the drawer draws it, at most once a frame of the screen.  It lies at
-// the bottom or at the right of the page, which makes room for it; on a phone always at the bottom.
+// What is shown is the recorder's (recorder.ts); the drawer draws it, at most a dozen times a second.  It lies at the
+// bottom or at the right of the page, which makes room for it; on a phone always at the bottom.
 
 import type { Client, Session } from "@everstream/client";
 import type { JSX } from "preact";
@@ -16,6 +16,7 @@ import { FrameFilter } from "./frame_filter.tsx";
 import { FrameList } from "./frame_list.tsx";
 import { ndjson } from "./frames.ts";
 import type { Row } from "./frames.ts";
+import { paced } from "./pace.ts";
 import { recorderOf } from "./recorder.ts";
 import type { Recorder } from "./recorder.ts";
 import { saveAs } from "./taking.ts";
@@ -35,6 +36,7 @@ const PANES: readonly [Pane, string][] = [
   ["facts", "Connection"],
 ];
 const NOTE_MS = 2_000;
+const DRAWN_EVERY_MS = 80;
 
 export function Developer({ client, session, onClose }: DeveloperProps): JSX.Element {
   const recorder = recorderOf(client);
@@ -43,7 +45,7 @@ export function Developer({ client, session, onClose }: DeveloperProps): JSX.Ele
   const [chosen, choose] = useState<Row | null>(null);
   const [stream, chooseStream] = useState("");
   useLayoutEffect(() => recorder.start(), [recorder]);
-  useChanges((changed) => recorder.on(changed), [recorder]);
+  useChanges((changed) => watch(recorder, changed), [recorder]);
   const look = (row: Row): void => {
     choose(row);
     setPane("frame");
@@ -78,6 +80,15 @@ export function Developer({ client, session, onClose }: DeveloperProps): JSX.Ele
       </div>
     </aside>
   );
+}
+
+function watch(recorder: Recorder, changed: () => void): () => void {
+  const pace = paced(changed, DRAWN_EVERY_MS);
+  const stop = recorder.on(pace.note);
+  return () => {
+    stop();
+    pace.stop();
+  };
 }
 
 /** What a client says of itself beyond what is promised: shown, and used, where it is there. */
