@@ -73,7 +73,11 @@ export class Client {
       heldBySession: (id) => this.#heldBySession(id),
       heldByStream: (id) => this.#streams.get(id)?.[0]?.stream.state ?? null,
       opens: (reader) => void this.#sessions.add(reader),
-      closes: (reader) => this.#closes(reader),
+      replaced: () => this.#alone(),
+      closes: (reader) => {
+        this.#sessions.delete(reader);
+        this.#alone();
+      },
     };
   }
 
@@ -228,10 +232,9 @@ export class Client {
     return null;
   }
 
-  /** Its streams are not brought any more: who reads them asks himself. */
-  #closes(reader: SessionReader): void {
-    this.#sessions.delete(reader);
-    for (const [id, [left]] of this.#streams) if (reader.session.stream(id) !== null) left?.alone();
+  /** Streams that no session brings any more: who looks at them asks himself. */
+  #alone(): void {
+    for (const [reader] of this.#streams.values()) reader?.alone();
   }
 
   /** What is safe to ask twice: asked again where no reply came.  Rejects where nobody wants a connection. */

@@ -23,7 +23,7 @@ export interface StreamReader {
   take(frame: Frame): Taken | null;
   /** Somebody else reads it on this connection. */
   follow(taken: Taken, frame: Frame): void;
-  /** No session reads it any more. */
+  /** A session does not read it any more, perhaps: then it reads by itself. */
   alone(): void;
 }
 
@@ -52,5 +52,7 @@ export interface SessionHost {
   readonly outbox: Outbox;
   readonly storage: KeyValues | null;
   opens(reader: SessionReader): void;
+  /** It holds other streams than before. */
+  replaced(): void;
   closes(reader: SessionReader): void;
 }

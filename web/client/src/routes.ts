@@ -25,6 +25,11 @@ export class Routes {
     return this.#hasWorked ? TRIES_OF_WHAT_WORKED : TRIES;
   }
 
+  /** Whether there is another way, and none has worked yet. */
+  get isTrying(): boolean {
+    return this.#mode === "auto" && !this.#hasWorked && this.#httpSince === null;
+  }
+
   next(now: number): Transport {
     if (this.#mode !== "auto") return this.#mode;
     if (this.#httpSince !== null && now - this.#httpSince < HTTP_FOR_MS) return "http";

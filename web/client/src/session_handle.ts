@@ -86,7 +86,9 @@ export class Session extends Orders {
       welcomed: () => this.#welcomed(),
       take: (frame) => this.#take(frame),
     };
-    this.#adopt();
+    // What a reload has left in the outbox.
+    host.outbox.adopt(this.#sender, ({ session, messages, left }) => session === id && !messages && !left);
+    if (id !== null) host.outbox.leave();
     host.opens(this.#reader);
     if (id !== null) this.#fetch();
   }
@@ -291,6 +293,7 @@ export class Session extends Orders {
   #taken(frame: Frame, verdict: Verdict): void {
     if (this.#state.deleted) return this.#gone("deleted");
     if (verdict === Verdict.IGNORED) return;
+    if (verdict === Verdict.REPLACED) this.#host.replaced();
     this.#settle(frame);
     if (frame.type === "turn_end") this.#events.emit("ended", { frame });
     this.#changed();
@@ -342,13 +345,6 @@ export class Session extends Orders {
   #post(fields: Partial<Request>): void {
     this.#host.outbox.post(newRequest({ ...fields, session: this.#id }), this.#sender);
     this.#changed();
-  }
-
-  /** What a reload has left in the outbox. */
-  #adopt(): void {
-    const { outbox } = this.#host;
-    outbox.adopt(this.#sender, ({ session, messages, left }) => session === this.#id && !messages && !left);
-    if (this.#id !== null) outbox.leave();
   }
 
   #accepted(request: Request, reply: Accepted): void {

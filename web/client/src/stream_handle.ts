@@ -65,6 +65,7 @@ export class Stream implements AsyncIterable<Part> {
   #state: StreamState = newStream("");
   #states = 0; // how many there were before this one
   #before = 0; // units of text before what is held
+  #isFollowing = false; // a session reads it
   #isPartial = false; // reading began in the middle
   #whole: StreamState | null = null; // read for the result of a partial one
   #cancelling: Deferred<Fence> | null = null;
@@ -82,7 +83,7 @@ export class Stream implements AsyncIterable<Part> {
       welcomed: () => this.#welcomed(),
       take: (frame) => this.#take(frame),
       follow: (taken, frame) => this.#follow(taken, frame),
-      alone: () => this.#ask(),
+      alone: () => this.#alone(),
     };
     if ("request_id" in begin) this.#generate(begin);
     else this.#subscribe(begin);
@@ -204,6 +205,7 @@ export class Stream implements AsyncIterable<Part> {
     const held = this.#host.heldBySession(stream);
     this.#host.joins(stream, this.#reader);
     if (held !== null) {
+      this.#isFollowing = true;
       this.#hold(held);
       if (held.end !== null) this.#end();
       return;
@@ -264,12 +266,19 @@ export class Stream implements AsyncIterable<Part> {
   }
 
   #follow({ state, verdict }: Taken, frame: Frame): void {
+    this.#isFollowing = true;
     if (state !== this.#state) {
       this.#hold(state);
       this.#before = 0;
       this.#isPartial = false;
     }
     this.#grown(frame, verdict);
+  }
+
+  #alone(): void {
+    if (!this.#isFollowing || this.ended || this.#host.heldBySession(this.#state.id) !== null) return;
+    this.#isFollowing = false;
+    this.#ask();
   }
 
   #grown(frame: Frame, verdict: Verdict): void {

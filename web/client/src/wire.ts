@@ -13,7 +13,7 @@
 //   what happens                        state          becomes      and
 //   open()                              all but open   connecting   at once
 //   welcome                             connecting     open
-//   no welcome within 10 s              connecting     waiting      routes.ts may choose another transport
+//   no welcome within 10 s, or 5        connecting     waiting      routes.ts may choose another transport
 //   nothing heard for 2 heartbeats      open           waiting      a dead network never answers a closing handshake
 //   no answer to a probe within 3 s     open           waiting      wake() probes: the network or the page is back
 //   wake()                              waiting        connecting   at once, but not before `retry_after_ms`
@@ -35,6 +35,7 @@ import type { Routes } from "./routes.ts";
 import type { Token } from "./token.ts";
 
 const WELCOME_WITHIN_MS = 10_000;
+const TRIED_FOR_MS = 5_000; // the same, while it is not known whether any WebSocket comes through
 const PROBE_WITHIN_MS = 3_000; // who wakes up does not wait two heartbeats to learn that the socket is dead
 const WATCH_EVERY_MS = 1_000;
 const COMMANDS_MOST = 64; // under way, until a welcome says otherwise
@@ -90,6 +91,7 @@ export class Wire {
   #waitAtLeastMs = 0; // what an error frame asked for just before the close
   #nextId = 1;
   #pending = new Map<string | number, Answered>();
+  #backlog: (() => void)[] = []; // commands that wait for room
 
   constructor(options: WireOptions) {
     this.#options = options;
@@ -105,11 +107,11 @@ export class Wire {
     const now = performance.now();
     this.#openedAt = now;
     this.#heardAt = now;
-    this.#silenceMs = WELCOME_WITHIN_MS;
     this.#probing = false;
     this.#waitAtLeastMs = 0;
     this.#watchTimer = setInterval(() => this.#watch(), WATCH_EVERY_MS);
     this.transport = this.#options.routes.next(now);
+    this.#silenceMs = this.#options.routes.isTrying ? TRIED_FOR_MS : WELCOME_WITHIN_MS;
     this.#change("connecting");
     this.#withToken(round, (token) => this.#carry(round, token));
   }
@@ -149,11 +151,10 @@ export class Wire {
     return this.#send(command) === null;
   }
 
-  /** Send a command; `answered` hears the reply before any frame that follows it, or why there is none. */
+  /** Send a command, once there is room; `answered` hears the reply before any frame behind it, or why there is none. */
   ask(command: Command, answered: Answered): void {
-    if (this.#pending.size >= (this.welcome?.limits?.commands ?? COMMANDS_MOST)) {
-      const message = "Too many commands are under way.";
-      answered(null, new CommandError({ code: "limit.rate", message, retryable: true }));
+    if (this.state === "open" && !this.#hasRoom) {
+      this.#backlog.push(() => this.ask(command, answered));
       return;
     }
     const id = this.#nextId++;
@@ -167,6 +168,11 @@ export class Wire {
     return new Promise((resolve, reject) => {
       this.ask(command, (reply, error) => (error === null ? resolve(reply as ReplyTo<C>) : reject(error)));
     });
+  }
+
+  /** Whether the server takes one more command at a time. */
+  get #hasRoom(): boolean {
+    return this.#pending.size < (this.welcome?.limits?.commands ?? COMMANDS_MOST);
   }
 
   #send(command: Command): CommandError | null {
@@ -236,6 +242,7 @@ export class Wire {
       this.#pending.delete(frame.id);
       if (frame.type === "error") answered(null, new CommandError(frame));
       else answered(frame as Reply, null);
+      if (this.#hasRoom) this.#backlog.shift()?.();
     } else if (frame.type === "welcome") {
       this.#welcomed(frame);
     } else if (frame.type === "goaway") {
@@ -351,6 +358,7 @@ export class Wire {
     const pending = [...this.#pending.values()];
     this.#pending.clear();
     for (const answered of pending) answered(null, lost());
+    for (const ask of this.#backlog.splice(0)) ask(); // to hear that there is no connection
   }
 
   #change(state: ConnectionState, detail: Partial<StateChange> = {}): void {
