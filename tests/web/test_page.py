@@ -13,17 +13,17 @@ pytestmark = pytest.mark.browser
 
 
 def test_an_answer_streams_to_its_end_with_live_figures(chat: Chat) -> None:
-    chat.choose("scripted/count", tokens=60, rate=40)
+    chat.choose("scripted/count", tokens=160, rate=40)
     chat.ask("Count, please.")
     part = chat.wait_answer(40)
-    assert counted(60).startswith(part)
+    assert counted(160).startswith(part)
     assert chat.state() == "live"
     wait_until(chat.page, lambda: "tokens/s" in chat.figure("rate"))
     assert chat.figure("ttft").startswith("first token ")
     assert chat.figure("tokens").startswith("≈ ")
     assert chat.wait_ended() == "complete"
-    assert chat.answer() == counted(60)
-    assert chat.figure("tokens").endswith(" 60 tokens")
+    assert chat.answer() == counted(160)
+    assert chat.figure("tokens").endswith(" 160 tokens")
 
 
 def test_stop_keeps_the_part_and_nothing_comes_after(chat: Chat) -> None:

@@ -203,19 +203,19 @@ def test_what_is_said_in_an_older_branch_goes_on_there(page: Page, server: Serve
 
 
 def test_what_is_sent_while_an_answer_runs_is_queued_and_can_be_removed(chat: Chat, page: Page) -> None:
-    slow(chat, tokens=60)
+    slow(chat, tokens=160)
     chat.ask("First.")
     chat.wait_answer(10)
-    quick(chat)
     chat.send("Second.")
     chat.wait_texts(".queued .text", ["Second."])
+    quick(chat)
     chat.send("Third.")
     chat.wait_texts(".queued .text", ["Second.", "Third."])
     page.locator(".queued .remove").first.click()
     chat.wait_texts(".queued .text", ["Third."])
     wait_until(page, lambda: chat.turns == 2)
     assert chat.state(0) == "complete"
-    assert chat.answer(0) == counted(60)
+    assert chat.answer(0) == counted(160)
     assert chat.texts(".queued") == []
     assert chat.wait_ended() == "complete"
     assert chat.texts(".said .text") == ["First.", "Third."]
@@ -250,10 +250,9 @@ def test_what_is_sent_beside_an_answer_runs_at_the_same_time_on_a_branch(chat: C
 
 
 def test_a_reload_in_mid_answer_keeps_the_queue(chat: Chat, page: Page) -> None:
-    slow(chat, tokens=80)
+    slow(chat, tokens=160)
     chat.ask("First.")
     shown = chat.wait_answer(20)
-    quick(chat)
     chat.send("Second.")
     chat.wait_texts(".queued .text", ["Second."])
     page.reload()
@@ -262,7 +261,7 @@ def test_a_reload_in_mid_answer_keeps_the_queue(chat: Chat, page: Page) -> None:
     chat.wait_texts(".queued .text", ["Second."])
     wait_until(page, lambda: chat.turns == 2)
     assert chat.wait_ended() == "complete"
-    assert (chat.answer(0), chat.answer(1)) == (counted(80), counted(3))
+    assert (chat.answer(0), chat.answer(1)) == (counted(160), counted(160))
 
 
 def test_a_stop_that_the_network_has_eaten_is_told_again_and_stops_nothing_else(
@@ -320,10 +319,9 @@ def test_a_killed_server_comes_back_with_the_queue_and_the_page_notices_nothing_
     with ServerProcess(tmp_path_factory.mktemp("killed") / "data") as server:
         server.start()
         chat = Chat(page, server.url)
-        slow(chat, tokens=100)
+        slow(chat, tokens=120)
         chat.ask("First.")
         shown = chat.wait_answer(40)
-        quick(chat)
         chat.send("Second.")
         chat.wait_texts(".queued .text", ["Second."])
         server.kill9()
@@ -333,7 +331,7 @@ def test_a_killed_server_comes_back_with_the_queue_and_the_page_notices_nothing_
         assert chat.answer(0).startswith(shown)
         wait_until(page, lambda: chat.turns == 2, within_s=40)
         assert chat.wait_ended() == "complete"
-        assert (chat.answer(0), chat.answer(1)) == (counted(100), counted(3))
+        assert (chat.answer(0), chat.answer(1)) == (counted(120), counted(120))
         assert chat.texts(".said .text") == ["First.", "Second."]
         assert chat.errors == []
 
