@@ -27,6 +27,13 @@ test("what the server had already is no rate", () => {
   expect(meter.perSecond(2_000, 520)).toBe(20);
 });
 
+test("what comes first, all at once and in pieces, was there before", () => {
+  const meter = new Meter();
+  for (let pieces = 10; pieces <= 100; pieces += 10) meter.note(pieces / 10, pieces, pieces);
+  meter.note(1_010, 120, 120);
+  expect(meter.perSecond(1_010, 120)).toBe(20);
+});
+
 test("much at once was not made just now", () => {
   const meter = new Meter();
   meter.note(0, 10, 10);

@@ -23,6 +23,7 @@ export function App({ page }: { page: Page }): JSX.Element {
   useShortcuts(page);
   const [near, setNear] = useState(true);
   const { theme } = page.settings.chosen;
+  const covered = page.drawer && matchMedia(NARROW).matches; // then the drawer alone can be reached
   useLayoutEffect(() => {
     if (theme === "system") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = theme;
@@ -33,6 +34,7 @@ export function App({ page }: { page: Page }): JSX.Element {
       <a
         class="skip"
         href="#prompt"
+        inert={covered}
         onClick={(event) => {
           event.preventDefault(); // the address names the session
           focusOn("prompt");
@@ -41,7 +43,7 @@ export function App({ page }: { page: Page }): JSX.Element {
         Skip to the prompt
       </a>
       <Drawer page={page} />
-      <div class="column" inert={page.drawer && matchMedia(NARROW).matches}>
+      <div class="column" inert={covered}>
         <Top page={page} />
         {page.comparing && <Comparing page={page} />}
         <div class="conversation" hidden={page.comparing}>
@@ -56,7 +58,7 @@ export function App({ page }: { page: Page }): JSX.Element {
           </footer>
         </div>
       </div>
-      {page.developing && <Developing page={page} />}
+      {page.developing && <Developing page={page} inert={covered} />}
       <TokenDialog access={page.access} />
       <About page={page} />
       <Confirm page={page} />
@@ -88,11 +90,11 @@ function Comparing({ page }: { page: Page }): JSX.Element {
   );
 }
 
-function Developing({ page }: { page: Page }): JSX.Element {
+function Developing({ page, inert }: { page: Page; inert: boolean }): JSX.Element {
   const onClose = (): void => page.show({ developing: false });
   const props = { client: page.client, session: page.session, onClose };
   return (
-    <div class="developing">
+    <div class="developing" inert={inert}>
       <Lazily
         load={async () => (await import("../lab/developer.tsx")).Developer}
         props={props}

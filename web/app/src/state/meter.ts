@@ -25,6 +25,7 @@ interface Coming {
 export class Meter {
   #samples: Sample[] = []; // oldest first
   #historyUpto = 0;
+  #begunAt = 0;
 
   /** `frame` has been taken into a stream, which holds `pieces` and stands at `offset` now. */
   take(frame: Coming, now: number, pieces: number, offset: number): void {
@@ -43,10 +44,10 @@ export class Meter {
   note(now: number, pieces: number, offset: number): void {
     if (offset < this.#historyUpto) return;
     const last = this.#samples.at(-1);
-    if (last !== undefined && now - last.at < SAMPLE_EVERY_MS) return;
-    this.#samples.push({ at: now, pieces });
-    const old = ({ at }: Sample): boolean => at < now - WINDOW_MS;
-    while (this.#samples.length > SAMPLES_MOST || this.#samples.slice(0, 1).some(old)) this.#samples.shift();
+    if (last === undefined) this.#begunAt = now;
+    // What comes first may be what there was before anybody read: it is counted from its end.
+    if (last === undefined || now - this.#begunAt < SAMPLE_EVERY_MS) this.#samples = [{ at: now, pieces }];
+    else if (now - last.at >= SAMPLE_EVERY_MS) this.#push({ at: now, pieces });
   }
 
   /** Pieces a second over the last seconds, or null while too little was seen. */
@@ -54,5 +55,12 @@ export class Meter {
     const first = this.#samples[0];
     if (first === undefined || now - first.at < SHORTEST_MS) return null;
     return ((pieces - first.pieces) * 1000) / (now - first.at);
+  }
+
+  #push(sample: Sample): void {
+    const { at: now } = sample;
+    this.#samples.push(sample);
+    const old = ({ at }: Sample): boolean => at < now - WINDOW_MS;
+    while (this.#samples.length > SAMPLES_MOST || this.#samples.slice(0, 1).some(old)) this.#samples.shift();
   }
 }
