@@ -42,7 +42,7 @@ MOVED := $(shell test ! -e .venv/.made || { test "$$(cat .venv/.made)" = "$$(pwd
 	2>/dev/null || echo moved)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev run page test test-huggingface check format screenshots sim bench chaos soak lock clean moved
+.PHONY: help install dev run page test test-huggingface check format screenshots sim bench chaos soak lock clean moved gone
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -142,16 +142,22 @@ clean: ## remove .venv and everything else that was made here
 	@echo "make: installing the package, and building the chat page"
 	@$(PIP_INSTALL) --no-deps --editable . $(TOLD)
 	@touch $@
+	@if [ -e $(PAGE) ]; then touch .venv/.page; fi
 
-# Folders are named too: one changes when a file in it is removed.
-PAGE_SOURCES := $(shell find web \( -name node_modules -o -name dist -o -name test \) -prune -o ! -name '.*' -print)
+PAGE := backend/everstream/_web/index.html
+# Folders are looked at too: one changes when a file in it is removed.
+FIND_PAGE_SOURCES := find web \( -name node_modules -o -name dist -o -name test \) -prune -o ! -name '.*'
+PAGE_SOURCES := $(shell $(FIND_PAGE_SOURCES) -print)
+GONE := $(shell test -e $(PAGE) || echo gone)
 
-# What is needed for it lies in `.venv` where the tests are run; elsewhere pip brings it for as long as it builds.
-.venv/.page: $(PAGE_SOURCES) .venv/.project
-	@if [ -e .venv/.dev ]; then $(BIN)/python hatch_build.py; \
-	else $(PIP_INSTALL) --no-deps --editable . $(TOLD); fi
-	@if [ -e backend/everstream/_web/index.html ]; then touch $@; \
-	else echo "make: there is no chat page: 'make page PIP_QUIET=-v' says why; all else works without it" >&2; fi
+# Whoever has installed the package just now has built the page too.  What is needed for it lies in `.venv` where the
+# tests are run; elsewhere pip brings it for as long as it builds.
+.venv/.page: $(PAGE_SOURCES) $(GONE) | .venv/.project
+	@if [ -e $@ ] && [ -e $(PAGE) ] && [ -z "$$($(FIND_PAGE_SOURCES) -newer $@ -print -quit)" ]; then exit 0; fi; \
+	if [ -e .venv/.dev ]; then $(BIN)/python hatch_build.py || exit 1; \
+	else $(PIP_INSTALL) --no-deps --editable . || failed=1; fi; \
+	if [ -z "$$failed" ] && [ -e $(PAGE) ]; then touch $@; \
+	else echo "make: the chat page has not been built: 'make page PIP_QUIET=-v' says why; all else works" >&2; fi
 
 .venv/.dev: requirements-dev.lock .venv/.project
 	@echo "make: installing what the tests and checks need"

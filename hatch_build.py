@@ -19,6 +19,7 @@ Sources that do not compile are an error: no package is made of them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -104,7 +105,7 @@ def build(root: Path) -> bool:
     digest = digest_of(root)
     if not is_installed(web, development=False):
         install(node, web, development=False)
-    fresh = page.with_name(f"_web.{os.getpid()}")
+    fresh, aside = (page.with_name(f"_web.{os.getpid()}.{kind}") for kind in ("new", "old"))
     try:
         command = [*node.node, "../node_modules/vite/bin/vite.js", "build", "--logLevel=warn", f"--outDir={fresh}"]
         run([*command, "--emptyOutDir"], web / "app", node, BUILD_S)
@@ -112,10 +113,12 @@ def build(root: Path) -> bool:
         raise PageBroken(str(problem)) from None
     else:
         (fresh / DIGEST).write_text(digest)
-        shutil.rmtree(page, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            page.replace(aside)  # a server that runs is without a page for no longer than this takes
         fresh.replace(page)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        for left in (fresh, aside):
+            shutil.rmtree(left, ignore_errors=True)
     return True
 
 

