@@ -5,7 +5,7 @@ server together take a second to import.  So this is the one module that imports
 brings in what it needs, when it is the one that was asked for.
 
 What commands share is in `console` (exit codes, what is said of wrong usage) and `arguments` (the flags of settings);
-a command with several verbs is a module of its own: `store_command`, `key_command`, `token_command`.
+a command with several verbs is a module of its own: `store_command`, `key_command`, `limit_command`, `token_command`.
 
 Exit codes: 0 done; 1 found something to mend (`doctor`) or an unforeseen failure; 2 wrong usage or settings; 3 the
 store is not available; 4 the port is taken; 130 interrupted.
@@ -246,6 +246,12 @@ def _key(program: str, given: Sequence[str]) -> int:
     return key_command.run(program, given)
 
 
+def _limit(program: str, given: Sequence[str]) -> int:
+    from everstream import limit_command
+
+    return limit_command.run(program, given)
+
+
 def _token(program: str, given: Sequence[str]) -> int:
     from everstream import token_command
 
@@ -266,6 +272,7 @@ COMMANDS: Final = {
     "local": Command(_local, "a model on this machine, without a key: local install, local status, local remove"),
     "bench": Command(_bench, "measure how fast models answer"),
     "key": Command(_key, "keys that clients show: key create, key list, key revoke"),
+    "limit": Command(_limit, "what a user or a key may use: limit set, limit list, limit clear"),
     "token": Command(_token, "JSON Web Tokens that clients show, for trials and tests"),
     "store": Command(_store, "look at or stop the embedded store: store status, store stop"),
 }

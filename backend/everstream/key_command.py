@@ -1,10 +1,7 @@
 """`everstream key`: make, list and revoke the keys that clients show (`gateway.keys`).
 
-The command is one more that shares the store: beside a running server it attaches to the embedded one as a further
-server would, and where none runs it starts it for the moment that it needs it.  It takes no lease, so nothing is ever
-given to it.  A key works from the moment that it is printed: no server has to be told.  Of a revoked one all living
-servers are told, so that they close what is open by it; one that the word does not reach looks for itself, every
-`auth_recheck_s`.
+A key works from the moment that it is printed: no server has to be told.  Of a revoked one all living servers are told,
+so that they close what is open by it; one that the word does not reach looks for itself, every `auth_recheck_s`.
 
 The key goes to standard output alone, once; what is said of it goes to standard error, so that `$(...)` takes the key.
 """
@@ -12,19 +9,16 @@ The key goes to standard output alone, once; what is said of it goes to standard
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
 import json
 import math
-import secrets
-import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
-from everstream.arguments import log_to_stderr, settings_of, settings_parser
+from everstream.arguments import settings_of, settings_parser
+from everstream.at_store import run_at_store
 from everstream.config import ConfigError
 from everstream.console import Exit, Parser, complain
 from everstream.core.errors import EverstreamError
@@ -32,7 +26,6 @@ from everstream.gateway.keys import PROOF, KeyInfo, Keys, TooManyKeys, id_of
 from everstream.runtime.revoking import tell_revoked
 from everstream.settings import Settings
 from everstream.store.base import Store
-from everstream.store.urls import store_of
 
 DAY_S: Final = 86_400
 DAYS_MAX: Final = 3_650  # a table lasts ten years from the last time that it was written to
@@ -59,13 +52,7 @@ def run(program: str, given: Sequence[str]) -> int:
     act, takes = ACTIONS[arguments.action]
     wish = Wish(program, arguments.user, arguments.name, arguments.days, arguments.ids, arguments.json)
     _check(wish, arguments.action, takes)
-    if settings.store.startswith("memory:"):
-        raise ConfigError(["memory:// is gone with its process, and so would be its keys: name another store"])
-    log_to_stderr()
-    try:
-        return asyncio.run(_apart(settings, wish, act))
-    except asyncio.CancelledError:
-        return Exit.INTERRUPTED
+    return run_at_store(settings, "keys", lambda store: act(store, settings, wish))
 
 
 def _parser(program: str) -> Parser:
@@ -97,29 +84,6 @@ def _check(wish: Wish, action: str, takes: Sequence[str]) -> None:
     wrong += [f"{text[:8]}… is no id of a key: everstream key list shows them" for text in wish.ids if not id_of(text)]
     if wrong:
         raise ConfigError(wrong)
-
-
-# --------------------------------------------------------------------------- the store
-
-
-async def _apart(settings: Settings, wish: Wish, act: Act) -> int:
-    """Do it, and let go of the store also when told to stop: whoever starts an embedded one has to end it."""
-    task = asyncio.current_task()
-    assert task is not None
-    with contextlib.suppress(NotImplementedError):  # where there is no such signal, there is no embedded store
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    async with _opened(settings) as store:
-        return await act(store, settings, wish)
-
-
-@contextlib.asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[Store]:
-    store = store_of(settings)
-    await store.open(f"k_{secrets.token_hex(8)}", lambda push: None, lambda message: None)
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 # --------------------------------------------------------------------------- what it does

@@ -131,6 +131,18 @@ class Settings(BaseSettings):
         description="Window of models whose own is not known; 0: nothing is left out.",
     )
 
+    # what a user may use, beside limits of his own (docs/limits.md); 0: any amount
+    user_streams: int = Field(default=0, ge=0, le=1_000_000, description="Answers of one user at a time; 0: any.")
+    user_starts_per_minute: int = Field(
+        default=0, ge=0, le=1_000_000, description="Answers that one user may begin in a minute; 0: any."
+    )
+    user_tokens_per_day: int = Field(
+        default=0, ge=0, le=10**15, description="Tokens of one user in a day of UTC, asked and answered; 0: any."
+    )
+    user_usd_per_day: float = Field(
+        default=0.0, ge=0.0, le=1e9, description="Dollars of one user in a day of UTC, where prices are known; 0: any."
+    )
+
     # connections
     heartbeat_ms: int = Field(
         default=15_000, ge=100, le=600_000, description="Silence after which the server sends a heartbeat."

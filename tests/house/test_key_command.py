@@ -20,9 +20,9 @@ from tests.server import clean_environment, running_server
 from tests.store.conftest import Seat, until
 from tests.store.servers import StoreServer
 
+from everstream import at_store
 from everstream.cli import Exit, main
 from everstream.gateway.keys import Keys
-from everstream.key_command import Wish, _apart
 from everstream.settings import Settings
 from everstream.store import embedded
 from everstream.store.base import Store
@@ -168,7 +168,7 @@ def test_a_store_that_does_not_answer_is_exit_3(say: Callable[..., Said], tmp_pa
 async def test_whoever_ends_the_command_ends_the_store_that_it_started(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "data")
 
-    async def told_to_stop(store: Store, settings: Settings, wish: Wish) -> int:
+    async def told_to_stop(store: Store) -> int:
         assert (await embedded.status(settings.data_dir)).server is not None
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL, "it would end the tests"
         os.kill(os.getpid(), signal.SIGTERM)
@@ -178,7 +178,7 @@ async def test_whoever_ends_the_command_ends_the_store_that_it_started(tmp_path:
     try:
         async with asyncio.timeout(WAIT_S):
             with pytest.raises(asyncio.CancelledError):
-                await asyncio.create_task(_apart(settings, Wish("key"), told_to_stop))
+                await asyncio.create_task(at_store._apart(settings, told_to_stop))
     finally:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
     assert (await embedded.status(settings.data_dir)).server is None

@@ -83,6 +83,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     params: Params = Params()
     extra: dict[str, Any] = {}  # parameters only the provider knows
     budget: Budget | None = None
+    paid_by: str = ""  # what it was asked with, where that has an account of its own: `key:ID`
 
     @property
     def provider(self) -> str:

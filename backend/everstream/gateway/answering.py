@@ -76,7 +76,7 @@ class Answering:
             self._shell.send(error_of(error, stream=place.stream))
 
     async def _generate(self, command: commands.Generate) -> None:
-        request = command.request()
+        request = self._shell.standing.paying(command.request())
         if command.in_session:
             await self.sessions.generate(command)
             return

@@ -271,7 +271,7 @@ class OpenSessions:
 
     async def generate(self, command: commands.Generate) -> None:
         """Send a message, or have one answered anew.  Without `session` it makes one."""
-        request = command.request()
+        request = self._shell.standing.paying(command.request())
         if self._node.draining:
             raise EverstreamError("node.draining", "this server is going away: connect again")
         name = command.session

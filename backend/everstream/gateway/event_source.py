@@ -30,7 +30,7 @@ from everstream.core.errors import EverstreamError
 from everstream.core.events import DeltaRefusal, DeltaText, Message, Params, RequestStart, StreamEnd
 from everstream.core.events import Request as Wanted
 from everstream.core.log import Log
-from everstream.gateway.http_door import HttpDoor, Served
+from everstream.gateway.http_door import HttpDoor, Served, paying
 from everstream.gateway.http_streams import HttpStreams
 from everstream.gateway.outcome import failure_of
 from everstream.gateway.sse import HEADERS, RETRY
@@ -83,7 +83,7 @@ class EventSource:
     async def _begun(self, request: Request, user: str) -> tuple[Feed, int] | Response:
         wanted, key = asked(request, self._served.node.settings.default_model)
         try:
-            return await self._served.node.generate(wanted, user, key), 0
+            return await self._served.node.generate(paying(request, wanted), user, key), 0
         except EverstreamError as error:  # a page cannot read why a status was no good one
             return _at_once(_said({"type": "error", "message": error.message}, OVER))
 

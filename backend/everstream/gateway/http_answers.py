@@ -21,7 +21,7 @@ from starlette.responses import Response
 
 from everstream.core.errors import EverstreamError
 from everstream.core.events import Request, StreamEnd
-from everstream.gateway.http_door import Served, Shape, native_error, refusal
+from everstream.gateway.http_door import Served, Shape, native_error, paying, refusal
 from everstream.gateway.http_streams import HttpStreams, accepted
 from everstream.gateway.outcome import failure_of
 from everstream.runtime.ending import end
@@ -67,6 +67,7 @@ class HttpAnswers:
         failed before it showed anything, and ClientGone.
         """
         self._streams.cancels(request)  # refused before anything costs money
+        wanted = paying(request, wanted)
         return await self.taken(request, await self._made(wanted, user, key_of(request), whole=whole))
 
     async def taken(self, request: HttpRequest, feed: Feed) -> Feed:

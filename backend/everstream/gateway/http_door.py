@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from everstream.core.errors import FAULTS, EverstreamError
+from everstream.core.events import Request as Generation
 from everstream.core.wire import shallow
 from everstream.gateway.auth import Authenticate
 from everstream.gateway.connections import Connections
@@ -107,6 +108,7 @@ class HttpDoor:
         except EverstreamError:
             node.counters.connections_refused += 1
             raise
+        request.state.standing = standing
         return standing
 
     async def user(self, request: Request) -> str:
@@ -150,3 +152,9 @@ def _preflight(request: Request) -> Response:
         "access-control-max-age": str(CORS_AGE_S),
     }
     return Response(status_code=204, headers=headers)
+
+
+def paying(request: Request, wanted: Generation) -> Generation:
+    """What is asked, as of the one who was admitted with this request."""
+    standing: Standing = request.state.standing
+    return standing.paying(wanted)

@@ -30,12 +30,13 @@ import msgspec
 import structlog
 
 from everstream.gateway.auth import ID_CHARS_MAX, Principal
+from everstream.gateway.standing import KEY
 from everstream.store.base import Store
 
 logger = structlog.get_logger(__name__)
 
 TABLE: Final = "keys"
-PROOF: Final = "key:"  # and the id: what a principal's proof is
+PROOF: Final = KEY  # and the id: what a principal's proof is
 KEYS_MAX: Final = 10_000  # 2 MB: lists are read whole.  Who has more users has tokens signed for them
 KEPT_EXPIRED_S: Final = 30 * 86_400  # for as long a list still says why a client was refused
 

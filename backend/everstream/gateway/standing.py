@@ -16,12 +16,15 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import msgspec
 from starlette.requests import HTTPConnection
 
 from everstream.core.errors import EverstreamError
+from everstream.core.events import Request
 from everstream.gateway.auth import ANONYMOUS, Authenticate, Principal, credentials_of, principal_of
 
 WARN_S = 30.0  # before the end, at most
+KEY = "key:"  # how the proof of an API key begins
 WARN_SHARE = 0.1  # of what was left at the start, at most
 TIMER_S_MAX = 86_400.0  # no event loop counts for years
 TIMER_S_MIN = 0.001  # timers may ring that much too early
@@ -82,6 +85,11 @@ class Standing:
         if principal.id != self.principal.id:
             raise EverstreamError("auth.forbidden", "this token is somebody else's: connect anew with it")
         self._take(principal)
+
+    def paying(self, request: Request) -> Request:
+        """The request as this connection's: it says which key it was asked with."""
+        proof = self.principal.proof
+        return msgspec.structs.replace(request, paid_by=proof) if proof.startswith(KEY) else request
 
     def taken_back(self, proof: str) -> bool:
         """Somebody took a proof back.  True where it is what this connection stands on."""

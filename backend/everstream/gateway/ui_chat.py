@@ -26,7 +26,7 @@ from starlette.routing import BaseRoute, Route
 
 from everstream.core.errors import EverstreamError
 from everstream.gateway.http_answers import ClientGone, HttpAnswers, Refused, refused
-from everstream.gateway.http_door import Handler, HttpDoor, Served, refusal
+from everstream.gateway.http_door import Handler, HttpDoor, Served, paying, refusal
 from everstream.gateway.http_streams import HttpStreams
 from everstream.gateway.sse import SseResponse
 from everstream.gateway.standing import Standing
@@ -75,7 +75,7 @@ class UiChat:
             model = request.query_params.get("model") or self._served.node.settings.default_model
             wanted = asked(await self._door.body(request), model)
             self._streams.cancels(request)  # refused before anything costs money
-            feed = await self._answers.taken(request, await self._begun(wanted, standing.principal.id))
+            feed = await self._answers.taken(request, await self._begun(request, wanted, standing.principal.id))
             style = UiMessageStream(feed.stream, wanted.message, declared(wanted.request))
             answer = self._shown(request, feed, style, standing)
         except BaseException:
@@ -84,17 +84,17 @@ class UiChat:
         answers.append(answer)
         return answer
 
-    async def _begun(self, wanted: UiAsked, user: str) -> Feed:
+    async def _begun(self, request: Request, wanted: UiAsked, user: str) -> Feed:
         """The stream of an answer, and the note of it."""
-        node = self._served.node
+        node, asks = self._served.node, paying(request, wanted.request)
         if not wanted.chat:
-            return await node.generate(wanted.request, user, None)
+            return await node.generate(asks, user, None)
         before = await self._noted(wanted.chat, user)
         running = await self._running(before, user) if before and before.likeness == wanted.likeness else None
         if running is not None:
             return running
         once = f"ui {wanted.likeness} {before.stream if before else ''}"
-        feed = await node.generate(wanted.request, user, once)
+        feed = await node.generate(asks, user, once)
         note = ChatNote(feed.stream, wanted.likeness, wanted.message, wanted.earlier)
         await node.note(_name(wanted.chat, user), msgspec.msgpack.encode(note))
         return feed

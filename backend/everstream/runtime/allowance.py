@@ -37,6 +37,11 @@ class Allowance:
         if bought is not None:
             self.chars = min(stream_bytes, bought * (1 if counts() else CHARS_PER_TOKEN))
 
+    def limit(self, tokens: int) -> None:
+        """No more than this, whatever the request's own budget says."""
+        self.tokens = tokens
+        self.chars = min(self._stream_bytes, tokens * (1 if counts() else CHARS_PER_TOKEN))
+
     def lowered(self, request: Request) -> Request:
         """The request with the bound in it, where its own is higher."""
         params = request.params

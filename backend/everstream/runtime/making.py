@@ -47,7 +47,7 @@ class Making:
 
     async def generate(self, request: Request, user: str, request_id: str | None) -> str:
         """Begin an answer, or find what this request has begun before; its stream.  Raises EverstreamError."""
-        known_as = blake2b(f"{user}\0{request_id}".encode(), digest_size=16).hexdigest() if request_id else ""
+        known_as = _known_as(user, request_id) if request_id else ""
         partition = partition_for(known_as or secrets.token_hex(8))
         meta = msgspec.msgpack.encode(Meta(request, user))
         stream = stream_id(partition, secrets.token_bytes(17))
@@ -69,6 +69,13 @@ class Making:
         begin(made)
         return made.stream
 
+    async def known(self, user: str, request_id: str | None) -> str | None:
+        """The stream that this request has begun before."""
+        if not request_id:
+            return None
+        known_as = _known_as(user, request_id)
+        return await self._store.made_by(known_as, partition_for(known_as))
+
     async def _elsewhere(self, stream: str, partition: int, known_as: str, meta: bytes) -> str:
         """This node runs no models: name one that does."""
         leader = owner_of(partition, await self._heirs())
@@ -78,3 +85,7 @@ class Making:
         if created.fresh:
             await self._store.send(leader, LEAD + created.stream.encode())
         return created.stream
+
+
+def _known_as(user: str, request_id: str) -> str:
+    return blake2b(f"{user}\0{request_id}".encode(), digest_size=16).hexdigest()

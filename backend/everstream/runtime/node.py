@@ -34,6 +34,7 @@ from everstream.runtime.keeper import Keeper
 from everstream.runtime.making import Making
 from everstream.runtime.meta import is_session, meta_of
 from everstream.runtime.presence import Presence
+from everstream.runtime.quotas import Quotas
 from everstream.runtime.read_back import log_of
 from everstream.runtime.relay import Relay
 from everstream.runtime.resting import Resting
@@ -80,6 +81,7 @@ class Node:
         self.hub = Hub(
             store, self._clock, self.counters, linger_s=settings.linger_s, feeds_max=settings.streams_in_memory
         )
+        self.quotas = Quotas(store, settings, providers.price)
         self._follower = Follower(store, self.hub, self._clock)
         resting = Resting(store, self._clock)
         self._keeper = Keeper(store, self.hub, self.id, settings, self._clock, self.adopted, self.probe, resting)
@@ -164,7 +166,14 @@ class Node:
             raise EverstreamError("node.draining", "this server is going away: connect again")
         if len(self._relays) >= self.settings.streams_in_memory:
             raise EverstreamError("limit.streams", "this server runs as many streams as it can")
-        made = await self._making.generate(request, user, request_id)
+        try:
+            await self.quotas.check(user, request)
+        except EverstreamError:
+            made = await self._making.known(user, request_id)  # what was accepted before, is
+            if made is None:
+                raise
+        else:
+            made = await self._making.generate(request, user, request_id)
         return await self.find(made, user)
 
     async def find(self, stream: str, user: str | None = None) -> Feed:
@@ -336,6 +345,7 @@ class Node:
             seam=seam,
             decide=self._succession.decide,
             price=self._providers.price,
+            claim=self.quotas.claim,
         )
         self._relays.add(relay)
         self.do(self._run(feed, relay), f"relay {feed.stream}")
@@ -345,6 +355,8 @@ class Node:
 
     def ended(self, feed: Feed) -> None:
         self._keeper.ended(feed)
+        if self.quotas.kept:
+            self.do(self.quotas.settle(feed), f"settle {feed.stream}")
         if self._turns is not None:
             self._turns.ended(feed)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
@@ -32,6 +32,7 @@ from everstream.settings import Settings
 
 logger = structlog.get_logger(__name__)
 
+AGAIN_S = 0.5  # after the store was away
 ABANDON_S = 5.0  # what it may take to have the provider stop a run that outlives its connection
 _WRITES_NOTHING = (Stop.DEPOSED, Stop.HANDED)
 
@@ -46,6 +47,9 @@ class Next:
 
 
 # What follows a call of `relay` that failed; None: nothing.
+# How many tokens may be said (None: any number); raises EverstreamError where none may.
+Claim = Callable[[Feed, Request], Awaitable[int | None]]
+
 Decide = Callable[["Relay", EverstreamError], Next | None]
 
 
@@ -65,6 +69,7 @@ class Relay:
         seam: SeamReason | None = None,
         decide: Decide | None = None,
         price: Price | None = None,
+        claim: Claim | None = None,
     ) -> None:
         """`seam`: why this relay carries on what another began; None: the answer begins here."""
         self.cancelled = asyncio.Event()
@@ -73,6 +78,7 @@ class Relay:
         self._settings = settings
         self._committer = committer
         self._decide = decide
+        self._claim = claim
         self._clock = time.monotonic
         self.answer = Answer(feed, request, counters, node=node, seam=seam, price=price, now=self._clock())
         self._allowance = Allowance(request, price, settings.stream_bytes)
@@ -132,7 +138,8 @@ class Relay:
         answer = self.answer
         if answer.start():
             self._committer.dirty(answer.feed)
-        while True:
+        error = await self._admitted()
+        while error is None:
             progress = progress_of(answer.log) if answer.carries_on else None
             error = await self._call.run(self.provider, progress)
             following = self._following(error)
@@ -141,8 +148,31 @@ class Relay:
             await self._go_on(following)
             if self._stopped.is_set():  # in the pause
                 break
+            error = None
         if self._stop not in _WRITES_NOTHING:
             await self._finish(error)
+
+    async def _admitted(self) -> EverstreamError | None:
+        """Claim what the answer may use; why it may not begin, or None."""
+        if self._claim is None:
+            return None
+        while not self._stopped.is_set():
+            try:
+                self._allow(await self._claim(self.answer.feed, self.request))
+                return None
+            except EverstreamError as error:
+                if error.code != "store.unavailable" or not self.has_time:
+                    return error
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(AGAIN_S):
+                    await self._stopped.wait()
+        return None
+
+    def _allow(self, tokens: int | None) -> None:
+        if tokens is not None and tokens < self._allowance.tokens and not self._stopped.is_set():
+            self._allowance.limit(tokens)
+            self.answer.new_call(self._allowance.lowered(self.request))
+            self._call = self._make_call()
 
     def _following(self, error: EverstreamError | None) -> Next | None:
         if error is None or self._stop is not None or self._decide is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -34,14 +34,22 @@ ORDER_S = 10.0  # for an order to be carried out, before whoever gave it is told
 
 class SessionLeader:
     def __init__(
-        self, writer: SessionWriter, turns: SessionTurns, hub: Hub, providers: Registry, index: SessionIndex
+        self,
+        writer: SessionWriter,
+        turns: SessionTurns,
+        hub: Hub,
+        providers: Registry,
+        index: SessionIndex,
+        check: Callable[[str, Request], Awaitable[None]],
     ) -> None:
+        """`check(user, request)` raises EverstreamError where somebody may use no more."""
         self.writer = writer
         self.turns = turns
         self.used_at = time.monotonic()
         self._hub = hub
         self._providers = providers
         self._index = index
+        self._check = check
         self._under_way: set[asyncio.Task[dict[str, Any]]] = set()
         self._noting = False
 
@@ -138,6 +146,7 @@ class SessionLeader:
             return await self._sent(before)
         session.demand(order.user, "send")
         request = self._asking(order)
+        await self._check(order.user, request)
         turn = "t_" + secrets.token_hex(10)
         writer.asking[turn] = request
         try:

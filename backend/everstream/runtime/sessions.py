@@ -34,6 +34,7 @@ from everstream.runtime.calls import Calls
 from everstream.runtime.counters import Counters
 from everstream.runtime.hub import Feed, Hub
 from everstream.runtime.meta import Owner, meta_of
+from everstream.runtime.quotas import Quotas
 from everstream.runtime.read_back import log_of
 from everstream.runtime.session_eraser import erase
 from everstream.runtime.session_index import SessionIndex
@@ -63,6 +64,7 @@ class Household(Protocol):
 
     id: str
     draining: bool
+    quotas: Quotas
 
     def start_relay(self, feed: Feed, request: Request, seam: SeamReason | None) -> None: ...
 
@@ -187,7 +189,7 @@ class Sessions:
             feed, self._node, self._store, self._hub, self._settings, turns.left_out, turns.follow_up
         )
         turns.writer = writer
-        leader = SessionLeader(writer, turns, self._hub, self._providers, self.index)
+        leader = SessionLeader(writer, turns, self._hub, self._providers, self.index, self._node.quotas.check)
         before = self._leaders.get(feed.stream)
         if before is not None:
             turns.spawn(before.stop(), "the end of an earlier reign")

@@ -133,6 +133,10 @@ class Store(Protocol):
         """
         ...
 
+    async def made_by(self, request: str, partition: int) -> str | None:
+        """The stream that a request of this partition has made; None where it has made none, or it is forgotten."""
+        ...
+
     async def commit(self, writes: Sequence[Write]) -> list[Reply]:
         """Append, atomically for each stream, by the rules of `core.log`.  One lane a call."""
         ...

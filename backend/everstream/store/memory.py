@@ -240,6 +240,11 @@ class MemoryStore:
         await self.ping()
         return self.disk.create(stream, request, meta, self._node, self._request_ttl_ms, leader)
 
+    async def made_by(self, request: str, partition: int) -> str | None:
+        await self.ping()
+        made, until = self.disk.requests.get(request, ("", 0))
+        return made if until > self.disk.clock_ms() else None
+
     async def commit(self, writes: Sequence[Write]) -> list[Reply]:
         await self.ping()
         replies = [self.disk.commit(write) for write in writes]

@@ -204,6 +204,11 @@ class ValkeyStore(Shelves):
         (made, epochs, fresh), _ = await self._exchange(place, packed(*command))
         return Created(made.decode(), unpack_epochs(epochs), fresh == 1)
 
+    async def made_by(self, request: str, partition: int) -> str | None:
+        key = f"{self._tagged(partition)}q:{request}".encode()
+        made = await self._ask(partition, b"GET", key)
+        return None if made is None else made.decode()
+
     async def adopt(self, stream: str, leader: str) -> State | None:
         *keys, _, place = self._keys(stream)
         arguments = (*self._ttls, leader.encode(), self._node, self._tag)
