@@ -206,6 +206,24 @@ def test_it_is_all_still_there_after_the_chat_was_looked_at(comparing: Comparing
     assert again.side("left").locator("#compare-left-tokens").input_value() == "5"
 
 
+def test_a_page_that_goes_stops_what_nobody_would_read(comparing: Comparing, server: ServerProcess) -> None:
+    page = comparing.page
+    for place in ("left", "right"):
+        comparing.set(place, "scripted/count", tokens=4000, rate=40)
+    comparing.ask("Count far.")
+    wait_until(page, lambda: all(comparing.answers(place) for place in ("left", "right")))
+    assert running(server) == 2
+    page.reload()
+    wait_until(page, lambda: running(server) == 0)
+
+
+def running(server: ServerProcess) -> int:
+    """Generations that the server has under way."""
+    found = re.search(r"^everstream_generations_running (\d+)", server.get("/metrics")[1].decode(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
 def test_on_a_phone_the_sides_stand_one_below_the_other(browser: Browser, server: ServerProcess) -> None:
     context = browser.new_context(viewport=PHONE, has_touch=True)
     comparing = Comparing(Chat(context.new_page(), server.url).page)
@@ -311,7 +329,7 @@ def listed(page: Page) -> int:
 
 def test_only_the_rows_in_sight_exist_however_many_frames_there_are(watched: Chat) -> None:
     page = watched.page
-    ask(watched, 3000, 1000)
+    ask(watched, 1500, 1000)
     wait_until(page, lambda: listed(page) > 300)
     assert page.locator(".frame-row").count() < 100
     assert watched.wait_ended() == "complete"
@@ -356,7 +374,7 @@ def test_the_frames_are_exported_one_to_a_line(watched: Chat) -> None:
 
 def test_a_timeline_of_the_gaps_is_drawn_and_a_dropped_connection_is_marked_in_it(watched: Chat) -> None:
     page = watched.page
-    ask(watched, 150, 40)
+    ask(watched, 100, 40)
     watched.wait_answer(20)
     page.click("#tab-timing")
     page.click("#drop-connection")
@@ -364,14 +382,14 @@ def test_a_timeline_of_the_gaps_is_drawn_and_a_dropped_connection_is_marked_in_i
     marks = page.locator(".interruptions li")
     wait_until(page, lambda: marks.evaluate_all(kinds)[:2] == ["lost", "back"])
     assert watched.wait_ended() == "complete"
-    assert watched.answer() == counted(150)
+    assert watched.answer() == counted(100)
     assert drawn(page.locator('[data-plot="gaps"] canvas'))
     figures = {name: page.inner_text(f'.timing [data-figure="{name}"]') for name in ("p50", "p95", "max", "entries")}
-    assert figures["entries"] == "150"
+    assert figures["entries"] == "100"
     assert all(re.fullmatch(r"\d+(\.\d)? m?s", figures[name]) for name in ("p50", "p95", "max")), figures
     page.click('[data-plot="gaps"] summary')
     counts = page.locator('[data-plot="gaps"] tbody td:nth-child(2)').all_inner_texts()
-    assert 0 < sum(map(int, counts)) < 150
+    assert 0 < sum(map(int, counts)) < 100
     page.click("#tab-facts")
     assert page.inner_text('[data-fact="reconnects"]') == "1"
     assert page.inner_text('[data-fact="state"]') == "open"

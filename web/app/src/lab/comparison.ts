@@ -123,11 +123,14 @@ const comparisons = new WeakMap<Client, Comparison>();
 
 /** The page's comparison; `models` are what a new one begins with. */
 export function comparisonOf(client: Client, models: readonly [string, string]): Comparison {
-  let comparison = comparisons.get(client);
-  if (comparison === undefined) {
-    comparison = new Comparison(client, models);
-    comparisons.set(client, comparison);
-  }
+  const known = comparisons.get(client);
+  if (known !== undefined) return known;
+  const comparison = new Comparison(client, models);
+  comparisons.set(client, comparison);
+  // Nothing of it outlives the page, so nobody would read what is still being answered, and paid for.
+  addEventListener("pagehide", ({ persisted }) => {
+    if (!persisted) comparison.stop();
+  });
   return comparison;
 }
 
