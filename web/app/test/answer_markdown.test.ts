@@ -93,7 +93,7 @@ describe("what has begun looks like what it will be", () => {
     ["~~go", "<p><del>go</del></p>"],
     ["see [words](https://exa", "<p>see words</p>"],
     ["see ![alt](https://exa", "<p>see alt</p>"],
-    ["| a | b |", '<div class="table" role="region" aria-label="Table" tabIndex="0"><table><thead><tr><th scope="col">a</th><th scope="col">b</th></tr></thead><tbody></tbody></table></div>'],
+    ["| a | b |", '<div class="table" role="group" aria-label="Table" tabIndex="0"><table><thead><tr><th scope="col">a</th><th scope="col">b</th></tr></thead><tbody></tbody></table></div>'],
     ["words\n-", "<p>words</p>"],
     ["words\n``", "<p>words</p>"],
     ["# ", ""],

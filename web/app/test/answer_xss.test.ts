@@ -23,7 +23,7 @@ const ATTRIBUTES: Record<string, RegExp> = {
   class: /^[a-z ]+$/,
   start: /^\d+$/,
   scope: /^col$/,
-  role: /^region$/,
+  role: /^group$/,
   tabIndex: /^0$/,
   "aria-label": /^(?:Table|done|to do)$/,
   href: /^(?:https?:\/\/[^@]+|mailto:[^"<>\s]+)$/,

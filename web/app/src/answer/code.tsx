@@ -36,7 +36,7 @@ export function Code({ lang, texts, closed, seams }: Props): JSX.Element {
   const coloured = useColours(texts, name, closed);
   const label = name === "" ? "Code" : `Code, ${name}`;
   return (
-    <div class={wraps ? "code wraps" : "code"} role="group" aria-label={label}>
+    <div class={wraps ? "code wraps" : "code"}>
       <div class="code-head">
         <span class="code-lang">{name}</span>
         <button type="button" class="quiet wrap" aria-pressed={wraps} onClick={() => setWraps(!wraps)}>
@@ -44,7 +44,7 @@ export function Code({ lang, texts, closed, seams }: Props): JSX.Element {
         </button>
         <CopyButton text={() => unmarked(texts.join(""))} what="Copy this code" />
       </div>
-      <pre tabIndex={0} aria-label={label}>
+      <pre tabIndex={0} role="group" aria-label={label}>
         <code>{coloured === null ? texts.map((text, place) => lines(text, place, seams)) : withRest(coloured, texts)}</code>
       </pre>
     </div>

@@ -78,7 +78,7 @@ function drawItem(item: Tokens.ListItem, to: Drawing, depth: number, key: number
 function drawTable({ key, header, units }: TableBlock, to: Drawing): VNode {
   const rows = drawUnits(units, ({ key: row, value }) => <tr key={row}>{value.map((cell) => drawCell(cell, "td", to))}</tr>);
   return (
-    <div key={key} class="table" role="region" aria-label="Table" tabIndex={0}>
+    <div key={key} class="table" role="group" aria-label="Table" tabIndex={0}>
       <table>
         <thead>
           <tr>{header.map((cell) => drawCell(cell, "th", to))}</tr>

@@ -45,7 +45,7 @@ export function Tool({ call, node, context, resultOf }: Props): JSX.Element {
         {server && <span class="tool-place"> · on the server</span>}
         <span class="tool-state">{label}</span>
       </p>
-      <pre class="tool-arguments" tabIndex={0} aria-label="Arguments">
+      <pre class="tool-arguments">
         <Plain text={pretty(call.arguments)} />
       </pre>
       {open && server && approval && mayApprove && (
