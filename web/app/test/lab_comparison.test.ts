@@ -1,3 +1,5 @@
+// Two conversations that are asked the same things: who is asked what, when, and what is known of the answers.
+
 import { newStream } from "@everstream/client";
 import type { GenerateOptions, Message, Stream, StreamEnd } from "@everstream/client";
 import { describe, expect, test } from "vitest";

@@ -1,3 +1,5 @@
+// The figures of both instruments: gaps, speeds, runs, and what the plots are drawn from; and the sizes of the drawer.
+
 import { describe, expect, test } from "vitest";
 
 import { keyed, mostOf, placedIn, resized, sizeOf, storedDock, storeDock } from "../src/lab/dock.ts";
@@ -194,7 +196,8 @@ describe("the figures of runs", () => {
 
 describe("the fields of a side", () => {
   test("become the parameters that are valid, and that the model knows", () => {
-    const filled = { system: " Brief. ", temperature: "3", "max-tokens": "12.6", thinking: true, rate: "80", tokens: "" };
+    const scripted = { rate: "80", tokens: "" };
+    const filled = { system: " Brief. ", temperature: "3", "max-tokens": "12.6", thinking: true, ...scripted };
     const known = { system: "Brief.", max_tokens: 13, thinking: true };
     expect(paramsOf("scripted/count", filled)).toEqual({ ...known, rate: 80 });
     expect(paramsOf("openai/x", filled)).toEqual(known);

@@ -1,3 +1,5 @@
+// The developer drawer: what it keeps of the frames that pass, what it finds again, and what it never shows.
+
 import { describe, expect, test, vi } from "vitest";
 
 import { ALL, frameRow, markRow, matches, ndjson, rangeLabel, redacted, shortId, streamOf } from "../src/lab/frames.ts";
