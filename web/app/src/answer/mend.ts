@@ -33,16 +33,22 @@ function paragraphStart(source: string): number {
 
 /** The head of a table, with the line below it that makes it one; null: this is none. */
 function asTable(paragraph: string): string | null {
-  const [, space = "", head = "", below] = /^(\n*)(\|[^\n]*\|[^\n]*)(?:\n([|:\- \t]*))?$/.exec(paragraph) ?? [];
-  if (head === "") return null;
+  const [, space = "", head = "", below] = /^(\n*)(\|[^\n]+)(?:\n([|:\- \t]*))?$/.exec(paragraph) ?? [];
+  if (head === "" || (below !== undefined && !/.\|/.test(head))) return null;
   const cells = head.trim().replace(/^\||\|$/g, "").split(/(?<!\\)\|/);
   if (below !== undefined && below !== "" && !/^[ \t]*[|:-]/.test(below)) return null;
   return `${space}| ${cells.map((cell) => closed(cell).trim()).join(" | ")} |\n|${" --- |".repeat(cells.length)}`;
 }
 
+/** Something that is open, and where it began. */
+interface Mark {
+  mark: string;
+  at: number;
+}
+
 /** Close what is open in a row of words. */
 function closed(words: string): string {
-  const open: string[] = [];
+  const open: Mark[] = [];
   let text = words.replace(BEGUN, "");
   let link: { at: number; address: number } | null = null;
   const brackets: number[] = [];
@@ -53,7 +59,11 @@ function closed(words: string): string {
     else if (character === "[") brackets.push(at);
     else if (character === "]") {
       const begun = brackets.pop();
-      if (begun === undefined || text[at + 1] !== "(") continue;
+      if (begun === undefined) continue;
+      if (text[at + 1] !== "(") {
+        if (at + 1 === text.length && text[begun - 1] === "!") brackets.push(begun);
+        continue;
+      }
       const end = text.indexOf(")", at);
       if (end === -1) {
         link = { at: text[begun - 1] === "!" ? begun - 1 : begun, address: at };
@@ -62,16 +72,18 @@ function closed(words: string): string {
       at = end;
     } else if (character === "*" || character === "_" || character === "~") {
       const mark = runAt(text, at);
-      toggle(open, mark, text[at - 1] ?? " ", text[at + mark.length] ?? "");
+      toggle(open, { mark, at }, text[at - 1] ?? " ", text[at + mark.length] ?? "");
       at += mark.length - 1;
     }
   }
+  const picture = brackets.findLast((begun) => text[begun - 1] === "!");
+  if (link === null && picture !== undefined) link = { at: picture - 1, address: text.endsWith("]") ? text.length - 1 : text.length };
   if (link !== null) text = text.slice(0, link.at) + text.slice(link.at, link.address).replace(/^!?\[/, "");
   return ended(text, open);
 }
 
 /** Behind a code span that begins at `at`; where it has no end, it is noted as open, and nothing else counts. */
-function behindCode(text: string, at: number, open: string[]): number {
+function behindCode(text: string, at: number, open: Mark[]): number {
   const mark = runAt(text, at);
   let end = at + mark.length;
   for (;;) {
@@ -81,7 +93,7 @@ function behindCode(text: string, at: number, open: string[]): number {
     if (found === mark) return end + mark.length - 1;
     end += found.length;
   }
-  open.push(mark);
+  open.push({ mark, at });
   return text.length;
 }
 
@@ -92,36 +104,31 @@ function runAt(text: string, at: number): string {
 }
 
 /** A run of stars, lines or tildes ends what it has begun, or begins something, as the characters beside it allow. */
-function toggle(open: string[], mark: string, before: string, after: string): void {
+function toggle(open: Mark[], { mark, at }: Mark, before: string, after: string): void {
   if (mark[0] === "~" && mark.length !== 2) return;
   const inWord = /[\p{L}\p{N}]/u.test(before) && /[\p{L}\p{N}]/u.test(after);
   if (mark[0] === "_" && inWord) return;
   let left = mark;
   while (left !== "" && !/\s/.test(before)) {
     const last = open.at(-1);
-    if (last === undefined || !left.startsWith(last)) break;
+    if (last === undefined || !left.startsWith(last.mark)) break;
     open.pop();
-    left = left.slice(last.length);
+    left = left.slice(last.mark.length);
   }
-  if (left === "" || (after !== "" && /\s/.test(after))) return;
-  if (left.length > 3) return;
-  if (left.length === 3) open.push(left.slice(0, 1), left.slice(1));
-  else open.push(left);
+  if (left === "" || left.length > 3 || /\s/.test(after)) return;
+  if (left.length === 3) open.push({ mark: left.slice(0, 1), at }, { mark: left.slice(1), at: at + 1 });
+  else open.push({ mark: left, at: at + mark.length - left.length });
 }
 
 /** The text with its open marks closed, before the space that it ends with. */
-function ended(text: string, open: readonly string[]): string {
+function ended(text: string, open: Mark[]): string {
   let kept = text.trimEnd();
   const space = text.slice(kept.length);
-  const marks = [...open];
   // A mark that nothing follows yet says nothing yet; nor does a half of the mark that will end it.
-  for (let last = marks.at(-1); last !== undefined; last = marks.at(-1)) {
-    if (kept.endsWith(last)) kept = kept.slice(0, -last.length);
-    else if (last.length === 2 && kept.endsWith(last.slice(1))) {
-      kept = kept.slice(0, -1);
-      break;
-    } else break;
-    marks.pop();
+  for (let last = open.at(-1); last !== undefined && last.at + last.mark.length >= kept.length; last = open.at(-1)) {
+    kept = kept.slice(0, last.at);
+    open.pop();
   }
-  return kept + marks.toReversed().join("") + space;
+  if (open.at(-1)?.mark === "~~" && kept.endsWith("~")) kept = kept.slice(0, -1);
+  return kept + open.toReversed().map(({ mark }) => mark).join("") + space;
 }

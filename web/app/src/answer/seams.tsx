@@ -113,11 +113,10 @@ function seamDetails({ continuation, check }: Seam): string {
   return [HOW[continuation ?? ""], CHECKS[check ?? ""]].filter((text) => text !== undefined).join(" ");
 }
 
-/** The mark is drawn by the style sheet, so that copying the answer copies the answer. */
+/** The mark is drawn by the style sheet, and what is to be known about it: so copying the answer copies the answer. */
 export function SeamMark({ seam }: { seam: Seam }): JSX.Element {
   const label = seamLabel(seam);
   const details = seamDetails(seam);
   const spoken = details === "" ? label : `${label}. ${details}`;
-  const kind = seam.continuation ?? "none";
-  return <span class="seam" role="img" data-label={label} data-kind={kind} aria-label={spoken} title={spoken} />;
+  return <span class="seam" role="img" tabIndex={0} data-label={label} data-details={details} aria-label={spoken} />;
 }
