@@ -50,7 +50,6 @@ export class Routes {
   /** No welcome has come. */
   failed(transport: Transport): void {
     this.#failures = transport === "http" ? this.#most - 1 : this.#failures + 1;
-    if (transport === "websocket" && this.#httpSince !== null) this.#failures = this.#most;
     this.#httpSince = null;
   }
 }

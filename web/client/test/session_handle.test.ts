@@ -277,6 +277,18 @@ describe("a stream of a session", () => {
     expect((await stream.result).text).toBe("abcd");
   });
 
+  it("that the session holds no more is read by itself", async () => {
+    const scene = new Scene();
+    await open(scene, { running: [RUNNING] });
+    const stream = scene.client.subscribe("r_1");
+    scene.socket.say(text("r_1", 0, "abc"));
+    scene.socket.say({ ...opened(), type: "snapshot", stream: ID, upto: 9, offset: 9, status: "open" });
+    expect(scene.commands.at(-1)).toEqual({ type: "subscribe", stream: "r_1", epoch: 3, offset: 3 });
+    await scene.answer("subscribe", subscribed("r_1", 3, 5));
+    scene.socket.say(text("r_1", 3, "de"));
+    expect(stream.text).toBe("abcde");
+  });
+
   it("that was read before the session is opened goes on with it", async () => {
     const scene = new Scene();
     scene.opened();

@@ -269,6 +269,29 @@ describe("a subscription", () => {
     expect((await next).value).toBe("de");
   });
 
+  it("to a place that a snapshot answers has its result without asking again", async () => {
+    const scene = new Scene();
+    scene.opened();
+    const stream = scene.client.subscribe({ stream: ID, epoch: 1, offset: 3, characters: 3 });
+    const said = { thinking: "", tool_calls: [], end: null, status: "open" };
+    await scene.answer("subscribe", { type: "snapshot", stream: ID, epoch: 2, upto: 5, text: "abcde", ...said });
+    scene.socket.say(end(ID, 5));
+    expect((await stream.result).text).toBe("abcde");
+    expect(scene.commands.length).toBe(1);
+  });
+
+  it("takes nothing for the answer to a question but the answer", async () => {
+    const scene = new Scene();
+    scene.opened();
+    const stream = scene.client.subscribe(ID);
+    scene.socket.say({ type: "subscribed", stream: ID, epoch: 1, offset: 7, tail: 9, status: "open" }); // to another one
+    scene.socket.say(text(ID, 0, "NO"));
+    expect(stream.text).toBe("");
+    await scene.answer("subscribe", { type: "subscribed", stream: ID, epoch: 1, offset: 0, tail: 9, status: "open" });
+    scene.socket.say(text(ID, 0, "abc"));
+    expect(stream.text).toBe("abc");
+  });
+
   it("before there is a connection waits for one", async () => {
     const scene = new Scene();
     const stream = scene.client.subscribe(ID);
