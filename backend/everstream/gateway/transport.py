@@ -22,6 +22,7 @@ from everstream.core.wire import Encoding
 from everstream.gateway.frames import FRAMED, PLAIN, PlainEncoder
 
 EXTENSION = "everstream.direct"
+CLOSE_NO_TEXT = 1007  # RFC 6455 section 7.4.1
 # Frames from one client, of any kind, pieces and pings too: faster than a person or a page has reason to.
 FRAMES_AT_ONCE = 2_000
 FRAMES_PER_S = 500
@@ -150,6 +151,18 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if not self.close_sent:
             self.scope["extensions"][EXTENSION] = {"protocol": self}
+
+    def send_receive_event_to_app(self) -> None:
+        """What is no text is refused here: uvicorn's own refusal writes a traceback to the log for each."""
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                self.frames = []
+                self.conn.send_close(CLOSE_NO_TEXT)
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
 
     def handle_ping(self) -> None:
         """Answer; but not a peer that pings without ever reading.  (A later pong answers for all pings before.)"""
