@@ -22,7 +22,7 @@ TOKENS = 10_000
 TASK_MS_MAX = 100.0
 HEAP_MIB_MAX = 64.0  # for a page with this one answer
 ENDED_WITHIN_S = 60.0
-CATEGORIES = ["toplevel"]  # the tasks of each thread
+CATEGORIES = ["-*", "disabled-by-default-devtools.timeline"]  # the tasks of the page's threads
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,7 +58,7 @@ def work_of(trace: bytes) -> Work:
         event["tdur"] / 1000
         for event in events
         if "tdur" in event  # one that still runs when the tracing ends has none
-        and event["name"] == "ThreadControllerImpl::RunTask"
+        and event["name"] == "RunTask"
         and (event["pid"], event["tid"]) in mains
     ]
     return Work(sorted(tasks, reverse=True))
