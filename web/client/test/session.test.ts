@@ -5,7 +5,7 @@ import { afterAll, describe, expect, it } from "vitest";
 
 import type { Envelope, Frame, SessionMessage } from "../src/frames.ts";
 import { addHistory, busyTurns, isOwn, may, newSession, positions, queuedTurns } from "../src/session.ts";
-import { readStreams, take, textOf } from "../src/session.ts";
+import { noteOf, readStreams, take, textOf } from "../src/session.ts";
 import type { SessionState } from "../src/session.ts";
 import { newStream, Verdict } from "../src/stream.ts";
 import { pathOf, treeOf } from "../src/tree.ts";
@@ -136,7 +136,18 @@ describe("a session", () => {
     expect(shown(state)).toEqual(ids.slice(3));
     addHistory(state, { messages: every.slice(0, 3), more: false });
     expect(shown(state)).toEqual(ids);
+    expect(state.messages.map(({ id }) => id)).toEqual(ids);
     expect(state.more).toBe(false);
+  });
+
+  it("keeps what was said of its streams beside their entries when its state is replaced", () => {
+    const state = newSession(SESSION, "ann");
+    const asked = { session: SESSION, turn: "t_1", stream: "r_1", after: 0, upto: 1 };
+    take(state, { type: "turn_start", ...asked, model: "a/b", message: "m_1", user: "ann", left_out: 3 });
+    take(state, { type: "turn_end", ...asked, after: 1, upto: 2, reason: "cancelled", message: "m_2", by: "bob" });
+    take(state, snapshotOf(state));
+    expect(noteOf(state, "r_1")).toEqual({ left_out: 3, by: "bob" });
+    expect(noteOf(state, "r_2")).toEqual({});
   });
 
   it("tells its own frames from those of its streams by the names in them", () => {

@@ -61,6 +61,14 @@ describe("the path that is looked at", () => {
     const session = { ...branched(), turns: [running("m2", "m2")] };
     expect(looked(session)).toEqual(["m1b 2/2", "r4 2/2"]);
     expect(looked(session, { "": "m1" })).toEqual(["m1 1/2", "r1 1/1", "m2 1/1", "r2 1/2"]);
+    const begunLast = { ...session, turns: [running("m2", "a1c")] };
+    expect(looked(begunLast)).toEqual(["m1 1/2", "r1 1/1", "m2 1/1", "r9 2/2"]);
+  });
+
+  it("has the later one of two answers that are coming at the same time", () => {
+    const later = { ...running("m1b", "a1c"), turn: "u", stream: "r10" };
+    const session = { ...branched(), turns: [running("m1b", "a1c"), later] };
+    expect(looked(session)).toEqual(["m1b 2/2", "r10 4/4"]);
   });
 
   it("begins where its beginning has not been loaded", () => {
