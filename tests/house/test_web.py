@@ -14,8 +14,7 @@ from functools import cache
 import pytest
 from tests.house.tree import ROOT, told, tracked_texts
 
-WEB = "web/"
-OLD = "web/page/"
+PARTS = ("web/app/", "web/client/")
 MODULE_LINES_MAX = 400
 TEST_LINES_MAX = 600
 STYLE_LINES_MAX = 800  # a flat list of rules, to be looked things up in
@@ -46,11 +45,11 @@ DIGEST = re.compile(r"sha(?:512|1)-[A-Za-z0-9+/=]+")
 
 @cache
 def sources(*endings: str) -> dict[str, str]:
-    """The tracked files of `web/` with one of these endings, but for those that a program wrote."""
+    """The tracked files of both packages with one of these endings, but for those that a program wrote."""
     return {
         path: text
         for path, text in tracked_texts().items()
-        if path.startswith(WEB) and not path.startswith(OLD) and path.endswith(endings) and not GENERATED.match(text)
+        if path.startswith(PARTS) and path.endswith(endings) and not GENERATED.match(text)
     }
 
 

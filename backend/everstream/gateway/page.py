@@ -64,9 +64,7 @@ once it is installed again.</p>
 
 def web_folder() -> Path:
     """The page's files: inside the package, or in the checkout that an editable install points to."""
-    packaged = Path(str(files("everstream").joinpath("_web")))
-    old = Path(__file__).parents[3] / "web" / "page"
-    return old if old.is_dir() and not packaged.is_dir() else packaged
+    return Path(str(files("everstream").joinpath("_web")))
 
 
 class Page:
