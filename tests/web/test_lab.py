@@ -206,24 +206,6 @@ def test_it_is_all_still_there_after_the_chat_was_looked_at(comparing: Comparing
     assert again.side("left").locator("#compare-left-tokens").input_value() == "5"
 
 
-def test_a_page_that_goes_stops_what_nobody_would_read(comparing: Comparing, server: ServerProcess) -> None:
-    page = comparing.page
-    for place in ("left", "right"):
-        comparing.set(place, "scripted/count", tokens=4000, rate=40)
-    comparing.ask("Count far.")
-    wait_until(page, lambda: all(comparing.answers(place) for place in ("left", "right")))
-    assert running(server) == 2
-    page.reload()
-    wait_until(page, lambda: running(server) == 0)
-
-
-def running(server: ServerProcess) -> int:
-    """Generations that the server has under way."""
-    found = re.search(r"^everstream_generations_running (\d+)", server.get("/metrics")[1].decode(), re.MULTILINE)
-    assert found is not None
-    return int(found[1])
-
-
 def test_on_a_phone_the_sides_stand_one_below_the_other(browser: Browser, server: ServerProcess) -> None:
     context = browser.new_context(viewport=PHONE, has_touch=True)
     comparing = Comparing(Chat(context.new_page(), server.url).page)

@@ -15,6 +15,7 @@ class Answer {
   readonly result: Promise<never>;
   id: string | null = "r_1";
   cancels = 0;
+  stops = true;
   readonly #listeners = new Map<string, Listener[]>();
   refuse!: (error: Error) => void;
 
@@ -34,7 +35,7 @@ class Answer {
 
   cancel(): Promise<object> {
     this.cancels += 1;
-    return Promise.resolve({});
+    return this.stops ? Promise.resolve({}) : Promise.reject(new Error("too many commands"));
   }
 
   say(text: string, pieces = 1): void {
@@ -176,6 +177,21 @@ describe("a comparison", () => {
     comparison.stop();
     expect(last().map(({ cancels }) => cancels)).toEqual([0, 1]);
     expect(comparison.sides[1].last?.stopping).toBe(true);
+  });
+
+  test("can stop again what could not be stopped", async () => {
+    const { comparison, last } = comparing();
+    comparison.ask("One");
+    last()[0].stops = false;
+    comparison.stop();
+    await Promise.resolve();
+    await Promise.resolve();
+    expect(comparison.sides.map(({ last: exchange }) => [exchange?.stopping, exchange?.failure])).toEqual([
+      [false, null],
+      [true, null],
+    ]);
+    comparison.stop();
+    expect(last().map(({ cancels }) => cancels)).toEqual([2, 1]);
   });
 
   test("swaps the sides with all that was said there", () => {

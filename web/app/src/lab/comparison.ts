@@ -127,7 +127,8 @@ export function comparisonOf(client: Client, models: readonly [string, string]):
   if (known !== undefined) return known;
   const comparison = new Comparison(client, models);
   comparisons.set(client, comparison);
-  // Nothing of it outlives the page, so nobody would read what is still being answered, and paid for.
+  // Nothing of it outlives the page, so nobody would read what is still being answered, and paid for.  Whether the word
+  // gets out of a page that goes is up to the browser: mostly it does.
   addEventListener("pagehide", ({ persisted }) => {
     if (!persisted) comparison.stop();
   });

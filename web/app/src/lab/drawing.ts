@@ -70,7 +70,8 @@ export class Drawing {
     this.#height = height;
     this.#data = data;
     this.#pointed = pointed;
-    void this.#begin();
+    // Where it cannot be loaded there is no picture; the table beside it says the same.
+    this.#begin().catch(() => this.destroy());
   }
 
   show(data: uPlot.AlignedData, moments: readonly Moment[]): void {

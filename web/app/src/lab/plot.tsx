@@ -61,7 +61,13 @@ export function Plot(props: PlotProps): JSX.Element {
           ))}
         </ul>
       </figcaption>
-      <div class="plot-canvas" ref={host} role="img" aria-label={`${title}. ${summary}`} />
+      <div
+        class="plot-canvas"
+        ref={host}
+        role="img"
+        aria-label={`${title}. ${summary}`}
+        style={{ minHeight: `${height}px` }}
+      />
       <details class="plot-table">
         <summary>As a table</summary>
         {children}

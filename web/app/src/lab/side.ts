@@ -82,9 +82,10 @@ export class Side {
     if (exchange === null || !isLive(exchange) || exchange.stopping) return;
     exchange.stopping = true;
     this.#changed();
-    exchange.stream.cancel().catch((error: unknown) => {
+    // Where it is not stopped it runs on, and can be stopped again.
+    exchange.stream.cancel().catch(() => {
       exchange.stopping = false;
-      if (isLive(exchange)) this.#fail(exchange, error);
+      this.#changed();
     });
   }
 
