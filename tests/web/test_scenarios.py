@@ -241,15 +241,20 @@ def test_a_request_that_died_with_its_server_is_answered_once_by_the_next(
 # ------------------------------------------------------------------ no WebSockets
 
 
-@pytest.mark.parametrize("how", ["refused", "silent"])
-def test_where_no_websocket_gets_through_the_page_works_over_http_and_says_so(
-    page: Page, road: Road, server: ServerProcess, how: Literal["refused", "silent"]
-) -> None:
+def over_http(page: Page, road: Road, how: Literal["refused", "silent"]) -> Chat:
+    """The page where WebSockets are not let through, once it has found its way."""
     road.websockets = how
     chat = Chat(page, road.url)
-    wait_until(page, lambda: page.get_attribute("#connection", "data-transport") == "http")
     chat.wait_connection("open")
+    assert page.get_attribute("#connection", "data-transport") == "http"
     assert page.inner_text("#connection") == "connected over HTTP"
+    return chat
+
+
+def test_where_websockets_are_refused_the_page_works_over_http_and_says_so(
+    page: Page, road: Road, server: ServerProcess
+) -> None:
+    chat = over_http(page, road, "refused")
     shown = begin(chat, tokens=160)
     road.cut()
     chat.wait_answer(len(shown) + 100)
@@ -264,20 +269,29 @@ def test_where_no_websocket_gets_through_the_page_works_over_http_and_says_so(
     assert [counted(160), chat.answer()] == said(server, page, "assistant")
 
 
+def test_where_websockets_are_swallowed_the_page_does_not_wait_for_ever(
+    page: Page, road: Road, server: ServerProcess
+) -> None:
+    chat = over_http(page, road, "silent")
+    chat.choose("scripted/count", tokens=5, rate=0)
+    chat.ask("Is anybody there?")
+    assert chat.wait_ended() == "complete"
+    assert [chat.answer()] == said(server, page, "assistant") == [counted(5)]
+
+
 def test_two_browsers_see_one_answer_whatever_way_each_of_them_has(
     page: Page, browser: Browser, road: Road, server: ServerProcess
 ) -> None:
-    road.websockets = "refused"
-    over_http = Chat(page, road.url)
-    shown = begin(over_http, tokens=400)
+    chat = over_http(page, road, "refused")
+    shown = begin(chat, tokens=400)
     context = browser.new_context()
     try:
         other = Chat(context.new_page(), f"{server.url}/#{page.url.partition('#')[2]}")
         wait_until(other.page, lambda: other.answer().startswith(shown))
         assert other.page.get_attribute("#connection", "data-transport") == "websocket"
         other.page.click("#stop")
-        assert over_http.wait_ended() == other.wait_ended() == "cancelled"
-        wait_until(page, lambda: over_http.answer() == other.answer())
-        assert [over_http.answer()] == said(server, page, "assistant")
+        assert chat.wait_ended() == other.wait_ended() == "cancelled"
+        wait_until(page, lambda: chat.answer() == other.answer())
+        assert [chat.answer()] == said(server, page, "assistant")
     finally:
         context.close()
