@@ -31,7 +31,8 @@ import type { SavedSession } from "./session_handle.ts";
 import type { StreamState } from "./stream.ts";
 import { Stream } from "./stream_handle.ts";
 import { Token } from "./token.ts";
-import { JSON_FRAMES, MSGPACK_FRAMES, addressBeside, overWebSocket } from "./websocket.ts";
+import { JSON_FRAMES, addressBeside, msgpackFrames, overWebSocket } from "./websocket.ts";
+import type { Encoding } from "./websocket.ts";
 import { Wire } from "./wire.ts";
 
 const NAME = "everstream-js/1";
@@ -48,12 +49,14 @@ export class Client {
 
   constructor(options: ClientOptions = {}) {
     const token = new Token(options.token);
-    const carriers = carriersOf(options, () => token.shown);
+    let encoding = JSON_FRAMES;
+    const carriers = carriersOf(options, () => encoding, token);
     const mode = options.transport ?? (carriers.websocket === null ? "http" : "auto");
     this.#wire = new Wire({
       carriers,
       routes: new Routes(mode),
       token,
+      ready: options.encoding === "msgpack" ? msgpackFrames().then((frames) => void (encoding = frames)) : null,
       name: options.name ?? NAME,
       random: options.random ?? Math.random,
       resume: () => this.#resume(),
@@ -255,12 +258,11 @@ export class Client {
   }
 }
 
-function carriersOf(options: ClientOptions, token: () => string | null): Record<Transport, Carry | null> {
+function carriersOf(options: ClientOptions, encoding: () => Encoding, token: Token): Record<Transport, Carry | null> {
   const url = options.url === undefined ? addressBeside(document.baseURI) : new URL(options.url);
   const Socket = options.WebSocket ?? globalThis.WebSocket;
-  const encoding = options.encoding === "msgpack" ? MSGPACK_FRAMES : JSON_FRAMES;
   return {
     websocket: typeof Socket === "function" ? overWebSocket(url, encoding, Socket) : null,
-    http: overHttp(url, options.fetch ?? globalThis.fetch, token),
+    http: overHttp(url, options.fetch ?? globalThis.fetch, () => token.shown),
   };
 }

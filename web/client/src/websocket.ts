@@ -3,7 +3,6 @@
 import type { Carrier, Carry, Heard } from "./carrier.ts";
 import { bytesOf } from "./carrier.ts";
 import type { Command, Frame, HelloCommand } from "./frames.ts";
-import { decode, encode } from "./messagepack.ts";
 
 const CLOSE_UNREADABLE = 1007;
 
@@ -20,11 +19,15 @@ export const JSON_FRAMES: Encoding = {
   decode: (data) => JSON.parse(data as string),
 };
 
-export const MSGPACK_FRAMES: Encoding = {
-  subprotocol: "everstream.v1.msgpack",
-  encode: (command) => encode(command),
-  decode: (data) => decode(data as ArrayBuffer),
-};
+/** MessagePack is loaded by who wants it.  JSON says the same, where it cannot be had. */
+export async function msgpackFrames(): Promise<Encoding> {
+  try {
+    const { decode, encode } = await import("./messagepack.ts");
+    return { subprotocol: "everstream.v1.msgpack", encode, decode: (data) => decode(data as ArrayBuffer) };
+  } catch {
+    return JSON_FRAMES;
+  }
+}
 
 /** The address of the WebSocket, or of HTTP, at the same place. */
 export function addressOf(url: string | URL, scheme: "ws" | "http"): URL {
@@ -42,8 +45,10 @@ export function addressBeside(base: string): URL {
   return address;
 }
 
-export function overWebSocket(url: URL, encoding: Encoding, Socket: typeof WebSocket): Carry {
+/** `encodingNow()` is asked for every connection. */
+export function overWebSocket(url: URL, encodingNow: () => Encoding, Socket: typeof WebSocket): Carry {
   return (hello: () => HelloCommand, heard: Heard): Carrier => {
+    const encoding = encodingNow();
     const socket = new Socket(addressOf(url, "ws"), [encoding.subprotocol]);
     socket.binaryType = "arraybuffer";
     const carrier: Carrier = {

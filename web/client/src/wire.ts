@@ -55,6 +55,8 @@ export interface WireOptions {
   carriers: Record<Transport, Carry | null>;
   routes: Routes;
   token: Token;
+  /** Nothing is opened before; it does not fail. */
+  ready: Promise<void> | null;
   name: string;
   random: () => number;
   /** The places that a new connection goes on from. */
@@ -197,7 +199,8 @@ export class Wire {
       if (round === this.#round) this.#over(CLOSE_LOST, `no token: ${String(error)}`);
     };
     try {
-      const token = this.#options.token.fresh();
+      const { ready, token: source } = this.#options;
+      const token = ready === null ? source.fresh() : ready.then(() => source.fresh());
       if (token instanceof Promise) token.then((value) => round === this.#round && next(value), failed);
       else next(token);
     } catch (error) {

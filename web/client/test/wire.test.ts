@@ -39,10 +39,12 @@ describe("a connection is made", () => {
     expect(addressBeside("http://host:8000/").href).toBe("ws://host:8000/ws");
   });
 
-  it("in the subprotocol of its encoding", () => {
+  it("in the subprotocol of its encoding", async () => {
     expect(new Scene().opened().protocols).toEqual(["everstream.v1.json"]);
     const scene = new Scene({ encoding: "msgpack" });
     scene.client.open();
+    await vi.dynamicImportSettled();
+    await settled();
     expect(scene.socket.protocols).toEqual(["everstream.v1.msgpack"]);
     expect(scene.socket.binaryType).toBe("arraybuffer");
   });
