@@ -28,6 +28,8 @@ IN_QUERY = frozenset(("GET", "DELETE"))
 DOOR = ("auth.required", "auth.denied", "auth.forbidden", "internal")
 STORE = (*DOOR, "store.unavailable", "node.draining")
 BODY = ("request.invalid", "protocol.too_large")
+# What somebody may not use now, or not so much of.
+LIMITED = ("limit.streams", "limit.rate", "limit.budget")
 # What a provider may be found unable to, before and while it is asked.
 PROVIDER = ("model.unknown", *(code for code in FAULTS if code.startswith("provider.")))
 

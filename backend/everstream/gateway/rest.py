@@ -29,7 +29,17 @@ from everstream.core.protocol import snapshot_frame
 from everstream.core.session import Session
 from everstream.gateway import http_replies, replies
 from everstream.gateway.conversing import OpenSessions
-from everstream.gateway.described import BODY, IDEMPOTENCY_KEY, IN_QUERY, JSON, PROVIDER, STORE, Answer, Described
+from everstream.gateway.described import (
+    BODY,
+    IDEMPOTENCY_KEY,
+    IN_QUERY,
+    JSON,
+    LIMITED,
+    PROVIDER,
+    STORE,
+    Answer,
+    Described,
+)
 from everstream.gateway.http_door import HttpDoor, Served
 from everstream.gateway.session_replies import opened
 from everstream.gateway.session_usage import used
@@ -199,7 +209,7 @@ _ACCEPTED = Answer(
     headers=("X-Everstream-Stream",),
 )
 _ASKED = (*STORE, *BODY, "session.unknown")
-_RUN = (*_ASKED, *PROVIDER, "request.not_found", "session.busy", "limit.streams", "limit.budget")
+_RUN = (*_ASKED, *PROVIDER, "request.not_found", "session.busy", *LIMITED)
 _CHOSEN = ("model.unknown", "provider.auth", "provider.overloaded")
 _SAFE = (IDEMPOTENCY_KEY,)
 _REPEATED = "With a `request_id`, or that header, it may be repeated: the answer is the first one's."
