@@ -19,7 +19,7 @@ import type { UiChunk, UiMessage } from "./ai_types.ts";
 import type { Client } from "./client.ts";
 import { CommandError } from "./errors.ts";
 import type { Fence, Params } from "./frames.ts";
-import type { GenerateOptions, KeyValues } from "./options.ts";
+import type { GenerateOptions, KeyValues, StateChange } from "./options.ts";
 import { randomId } from "./outbox.ts";
 import { loaded, stored } from "./storage.ts";
 import type { Stream } from "./stream_handle.ts";
@@ -68,6 +68,7 @@ interface Note extends ChunksOptions {
 }
 
 const NOTE_KEY = "everstream.chat.1.";
+const CLOSE_UNAUTHORIZED = 4501;
 const UNKNOWN = new Set(["stream.unknown", "request.invalid", "request.not_found"]);
 
 /** A `ChatTransport` of `ai`. */
@@ -129,7 +130,7 @@ export class EverstreamChatTransport {
   }
 
   #open(): Client {
-    if (this.#client.state === "closed") this.#client.open();
+    if (this.#client.state === "closed" || this.#client.state === "refused") this.#client.open();
     return this.#client;
   }
 
@@ -146,7 +147,7 @@ export class EverstreamChatTransport {
       if (this.#cancels) setTimeout(() => this.#readers.get(stream) === reader && this.#cancel(chat, note, stream));
     };
     signal?.addEventListener("abort", aborted, { once: true });
-    return readable(stream, chunks, {
+    return readable(stream, chunks, this.#client, {
       known: (id) => note.stream === null && this.#keep(chat, Object.assign(note, { stream: id })),
       given: () => {
         signal?.removeEventListener("abort", aborted);
@@ -224,10 +225,14 @@ interface Told {
 }
 
 /** A stream's chunks, from what is held of it on.  Who reads slowly is given larger pieces. */
-function readable(stream: Stream, chunks: Chunks, told: Told): ReadableStream<UiChunk> {
+function readable(stream: Stream, chunks: Chunks, client: Client, told: Told): ReadableStream<UiChunk> {
   const queue: UiChunk[] = [];
   let failure: CommandError | null = null;
   let wake = (): void => {};
+  const fail = (error: CommandError): void => {
+    failure = error;
+    wake();
+  };
   const add = (more: UiChunk[]): void => {
     if (stream.id !== null) told.known(stream.id);
     for (const chunk of more) if (!joined(queue.at(-1), chunk)) queue.push({ ...chunk });
@@ -235,9 +240,9 @@ function readable(stream: Stream, chunks: Chunks, told: Told): ReadableStream<Ui
   };
   const stops = [
     stream.on("change", ({ frame, verdict }) => add(chunks.take(stream.state, frame, verdict))),
-    stream.on("error", (error) => {
-      failure = error;
-      wake();
+    stream.on("error", fail),
+    client.on("state", (change) => {
+      if (change.state === "refused" && stream.id === null) fail(withdrawn(stream, change));
     }),
   ];
   const stop = (): void => stops.forEach((each) => each());
@@ -263,6 +268,13 @@ function readable(stream: Stream, chunks: Chunks, told: Told): ReadableStream<Ui
     },
     { highWaterMark: 0 },
   );
+}
+
+/** What was asked of a server that lets nobody in is not to be asked later, behind the person's back. */
+function withdrawn(stream: Stream, { code, reason }: StateChange): CommandError {
+  stream.cancel().catch(() => {});
+  const refused = code === CLOSE_UNAUTHORIZED ? "auth.denied" : "connection.refused";
+  return new CommandError({ code: refused, message: reason || "The server refuses this connection." });
 }
 
 /** Put a piece to the last one that nobody has read yet, where it belongs to the same part. */
