@@ -241,7 +241,8 @@ export class Stream implements AsyncIterable<Part> {
   }
 
   #welcomed(): void {
-    if (!this.#place.waiting) this.#ask(); // it began after the hello
+    const isRead = this.#place.waiting || this.#host.heldBySession(this.#state.id) !== null;
+    if (!isRead) this.#ask(); // it began after the hello
     if (this.#cancelling !== null) this.#cancel();
   }
 

@@ -277,6 +277,17 @@ describe("a stream of a session", () => {
     expect((await stream.result).text).toBe("abcd");
   });
 
+  it("that has said nothing yet is left to the session by a new connection", async () => {
+    const scene = new Scene();
+    await open(scene, { running: [RUNNING] });
+    scene.client.subscribe("r_1");
+    scene.socket.drop();
+    await pass(0);
+    scene.welcome();
+    expect(scene.socket.sent[0]).toMatchObject({ resume: [{ stream: ID, epoch: 3, offset: 5 }] });
+    expect(scene.commands).toEqual([]);
+  });
+
   it("that the session holds no more is read by itself", async () => {
     const scene = new Scene();
     await open(scene, { running: [RUNNING] });
