@@ -1,5 +1,5 @@
-// What a drawing comes to, as a line of text: elements with their attributes, and their words.  Nothing is mounted, so what
-// holds state of its own is taken for what it was given.
+// What a drawing comes to, as a line of text: elements with their attributes, and their words.  Nothing is mounted, so
+// what holds state of its own is taken for what it was given.
 
 import { Fragment } from "preact";
 import type { ComponentChildren, VNode } from "preact";
@@ -22,11 +22,14 @@ export function outline(child: ComponentChildren): string {
   if (type === (Leaf as unknown)) return outline(props["text"] as string);
   if (type === (SeamMark as unknown)) return "⤳";
   if (type === (Code as unknown)) {
-    const marked = pieces((props["texts"] as string[]).join("")).map((piece) => (typeof piece === "number" ? "⤳" : piece));
+    const found = pieces((props["texts"] as string[]).join(""));
+    const marked = found.map((piece) => (typeof piece === "number" ? "⤳" : piece));
     return `<code ${String(props["lang"])}>${outline(marked)}</code>`;
   }
   if (typeof type !== "string") throw new Error(`an unknown component ${type.name}`);
-  const set = Object.entries(props).filter(([name, value]) => !UNSEEN.has(name) && value !== undefined && value !== false);
+  const set = Object.entries(props).filter(([name, value]) => {
+    return !UNSEEN.has(name) && value !== undefined && value !== false;
+  });
   const attributes = set.map(([name, value]) => ` ${name}="${String(value)}"`).join("");
   return `<${type}${attributes}>${outline(props.children)}</${type}>`;
 }

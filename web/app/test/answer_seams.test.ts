@@ -8,7 +8,9 @@ import type { Seam } from "../src/answer/seams.tsx";
 import { outlineOf } from "./answer_outline.ts";
 
 function seam(at: number, more: Partial<Seam> = {}): Seam {
-  return { at, epoch: 2, attempt: 2, reason: "node_lost", continuation: "exact", check: "verified", node: "n", ...more } as Seam;
+  const how = { reason: "node_lost", continuation: "exact", check: "verified" } as const;
+  const first = { ...how, epoch: 2, attempt: 2, node: "n" };
+  return { at, ...first, ...more };
 }
 
 function drawn(text: string, seams: readonly Seam[]): string {
@@ -65,7 +67,9 @@ test("what looks like a mark in a text is none", () => {
 
 test("a mark says what has happened", () => {
   expect(seamLabel(seam(1))).toBe("carried on after a server loss");
-  expect(seamLabel(seam(1, { reason: "drain", check: "unverified" }))).toBe("carried on when a server was stopped (join not verified)");
+  const doubtful = seam(1, { reason: "drain", check: "unverified" });
+  expect(seamLabel(doubtful)).toBe("carried on when a server was stopped (join not verified)");
   expect(seamLabel(seam(1, { continuation: "restart" }))).toBe("started again after a server loss");
-  expect(seamLabel(seam(1, { continuation: null, reason: "provider_lost" }))).toBe("broken off here after the provider broke off");
+  const last = seam(1, { continuation: null, reason: "provider_lost" });
+  expect(seamLabel(last)).toBe("broken off here after the provider broke off");
 });

@@ -1,4 +1,5 @@
-// What a model says may be anything: of all that is known to break pages, nothing becomes more than text and plain elements.
+// What a model says may be anything: of all that is known to break pages, nothing becomes more than text and plain
+// elements.
 
 import { readFileSync } from "node:fs";
 
@@ -17,7 +18,10 @@ interface Sample {
 
 const SAMPLES = JSON.parse(readFileSync(new URL("../../../tests/web/xss.json", import.meta.url), "utf8")) as Sample[];
 const ELEMENTS = new Set(
-  "p h3 h4 h5 h6 ul ol li blockquote hr br wbr div table thead tbody tr th td strong em del code sub sup kbd mark u small a img input".split(" "),
+  (
+    "p h3 h4 h5 h6 ul ol li blockquote hr br wbr div table thead tbody tr th td strong em del code sub sup kbd mark " +
+    "u small a img input"
+  ).split(" "),
 );
 const ATTRIBUTES: Record<string, RegExp> = {
   class: /^[a-z ]+$/,

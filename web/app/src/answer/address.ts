@@ -1,4 +1,5 @@
-// Which addresses of an answer lead anywhere: nobody but the reader's own click may follow them, and none runs anything.
+// Which addresses of an answer lead anywhere: nobody but the reader's own click may follow them, and none runs
+// anything.
 
 import { decoded } from "./entities.ts";
 import { unmarked } from "./seams.tsx";
@@ -7,8 +8,9 @@ const LINKED = new Set(["http:", "https:", "mailto:"]);
 const PICTURE = /^data:image\/(?:png|jpeg|webp|gif);base64,[A-Za-z0-9+/=\s]*$/i;
 
 /**
- * The address of a link as the browser would read it, in full; null: it leads nowhere.  A relative one does not either: it
- * would lead to this server.  One with a name before its host (`https://bank.example@evil.example`) is made to deceive.
+ * The address of a link as the browser would read it, in full; null: it leads nowhere.  A relative one does not
+ * either: it would lead to this server.  One with a name before its host (`https://bank.example@evil.example`) is
+ * made to deceive.
  */
 export function linkAddress(href: string): string | null {
   let url: URL;

@@ -1,77 +1,32 @@
 // Markdown that grows: what of a text is finished, and what is still open.
 //
 // An answer grows at its end alone, so only its end is ever read anew.  The text is a row of blocks (paragraphs, lists,
-// tables, code …).  A block is closed as soon as another one has begun behind it, with a whole line of its own: nothing that
-// follows can change it.  It is not looked at again.  The last block is open, and read anew as it grows.
+// tables, code …).  A block is closed as soon as another one has begun behind it, with a whole line of its own: nothing
+// that follows can change it.  It is not looked at again.  The last block is open, and read anew as it grows.
 //
 //   closed | closed | closed | open
 //                            ^ the parser (marked) reads from here
 //
-// An open block may itself become long.  Then its beginning is closed too: items of a list, rows of a table, lines of code,
-// and pieces of a paragraph are units that do not depend on what follows.
+// An open block may itself become long.  Then its beginning is closed too: items of a list, rows of a table, lines of
+// code, and pieces of a paragraph are units that do not depend on what follows.
 //
-// Two things are known only at the end: addresses that are defined below the place that names them (`[text][name]`), and
-// whether a list is loose.  So at the end the whole text is cut into blocks once more, and those that differ are made anew.
+// Two things are known only at the end: addresses that are defined below the place that names them (`[text][name]`),
+// and whether a list is loose.  So at the end the whole text is cut into blocks once more, and those that differ are
+// made anew.
 
 import { Lexer, Tokenizer, getDefaults } from "marked";
 import type { Token, Tokens } from "marked";
 
+import { unitsOf } from "./block.ts";
+import type { Block, ListBlock, ParagraphBlock, TableBlock } from "./block.ts";
+import { codeOf, ended, fenceAt, isClosing, keepLine, mayClose, unindented } from "./fence.ts";
+import type { Fence } from "./fence.ts";
 import { mended } from "./mend.ts";
 
 const SPLIT_CHARACTERS = 1_500; // an open block this long is closed in part
 const PIECE_CHARACTERS = 3_000; // of a paragraph
 const PIECE_MOST = 12_000; // there it is cut, whatever is open
-const CODE_LINES = 40; // a unit of code
-const CODE_CHARACTERS = 2_000;
 const CHECKED_MOST = 300_000; // characters that are read once more at the end
-
-/** A part of a block that stays as it is.  `view` is what it was drawn as, kept by whoever draws it. */
-export interface Unit<Value> {
-  key: number;
-  value: Value;
-  view: unknown;
-}
-
-interface Place {
-  key: string;
-  from: number; // of the text, in characters
-  upto: number;
-  raw: string;
-  view: unknown; // as of a unit, once it is closed
-}
-
-export interface ListBlock extends Place {
-  kind: "list";
-  ordered: boolean;
-  start: number;
-  loose: boolean;
-  units: Unit<Tokens.ListItem>[];
-}
-
-export interface TableBlock extends Place {
-  kind: "table";
-  header: Tokens.TableCell[];
-  units: Unit<Tokens.TableCell[]>[];
-}
-
-export interface ParagraphBlock extends Place {
-  kind: "paragraph";
-  units: Unit<Token[]>[];
-}
-
-export interface CodeBlock extends Place {
-  kind: "code";
-  lang: string;
-  units: Unit<string>[];
-  closed: boolean;
-}
-
-export interface OtherBlock extends Place {
-  kind: "other";
-  token: Token;
-}
-
-export type Block = ListBlock | TableBlock | ParagraphBlock | CodeBlock | OtherBlock;
 
 type Part = ListBlock | TableBlock | ParagraphBlock;
 
@@ -82,14 +37,6 @@ interface Found {
 }
 
 type Links = Lexer["tokens"]["links"];
-
-interface Fence {
-  mark: string;
-  indent: number;
-  block: CodeBlock;
-  pending: string; // whole lines that are no unit yet
-  lines: number;
-}
 
 export class Growing {
   /** In their order; never changed but at the end. */
@@ -239,28 +186,16 @@ export class Growing {
         this.opened = [{ ...block, units, upto: text.length }];
         return false;
       }
-      fence.pending += `${unindented(line, fence.indent)}\n`;
-      fence.lines += 1;
+      keepLine(fence, line);
       this.#upto = end + 1;
-      if (fence.lines >= CODE_LINES || fence.pending.length >= CODE_CHARACTERS) this.#keepLines(fence);
     }
   }
 
-  #keepLines(fence: Fence): void {
-    fence.block.units.push(unit(fence.block.units.length, fence.pending));
-    fence.pending = "";
-    fence.lines = 0;
-  }
-
   #closeCode(fence: Fence, text: string, closed: boolean): void {
-    const { block } = fence;
-    if (fence.pending !== "") this.#keepLines(fence);
-    const last = block.units.at(-1);
-    if (last !== undefined) block.units[block.units.length - 1] = { ...last, value: last.value.replace(/\n$/, "") };
-    const raw = text.slice(block.from, this.#upto);
+    const raw = text.slice(fence.block.from, this.#upto);
     this.#fence = null;
     this.opened = [];
-    this.closed.push({ ...block, closed, raw, upto: this.#upto });
+    this.closed.push({ ...fence.block, units: ended(fence), closed, raw, upto: this.#upto });
   }
 
   // ------------------------------------------------------------------ the end
@@ -350,14 +285,6 @@ function blockOf(token: Token, from: number, part: Part | null): Block | null {
   return token.type === "def" ? null : { ...base, kind: "other", token };
 }
 
-function unit<Value>(key: number, value: Value): Unit<Value> {
-  return { key, value, view: null };
-}
-
-function unitsOf<Value>(before: readonly Unit<Value>[], values: readonly Value[]): Unit<Value>[] {
-  return [...before, ...values.map((value, place) => unit(before.length + place, value))];
-}
-
 function textToken(source: string): Token {
   return { type: "text", raw: source, text: source };
 }
@@ -378,47 +305,6 @@ function newLexer(links: Links): Lexer {
 function endOfLine(text: string, from: number): number {
   const end = text.indexOf("\n", from);
   return end === -1 ? text.length : end + 1;
-}
-
-/** A whole block of code, in units as it would have come. */
-function codeOf({ lang, text }: Tokens.Code): Pick<CodeBlock, "kind" | "lang" | "units" | "closed"> {
-  const units: Unit<string>[] = [];
-  const lines = text.replace(/\n$/, "").split("\n");
-  for (let from = 0; from < lines.length; from += CODE_LINES) {
-    const end = from + CODE_LINES < lines.length ? "\n" : "";
-    units.push(unit(units.length, lines.slice(from, from + CODE_LINES).join("\n") + end));
-  }
-  return { kind: "code", lang: lang ?? "", units, closed: true };
-}
-
-// ------------------------------------------------------------------ fences
-
-function fenceAt(text: string, from: number): Fence | null {
-  const line = text.slice(from, text.indexOf("\n", from));
-  const found = /^( {0,3})(`{3,}|~{3,})[ \t]*(.*)$/.exec(line);
-  if (found === null) return null;
-  const [, indent = "", mark = "", lang = ""] = found;
-  const place = { key: String(from), from, upto: from + line.length + 1, raw: "", view: null };
-  const block: CodeBlock = { ...place, kind: "code", lang: lang.trim(), units: [], closed: false };
-  return { mark, indent: indent.length, block, pending: "", lines: 0 };
-}
-
-function isClosing({ mark }: Fence, line: string): boolean {
-  const found = /^ {0,3}(`{3,}|~{3,})[ \t]*$/.exec(line)?.[1];
-  return found !== undefined && found[0] === mark[0] && found.length >= mark.length;
-}
-
-/** Whether a line that has just begun may become the end. */
-function mayClose({ mark }: Fence, line: string): boolean {
-  const found = /^ {0,3}([`~]*)[ \t]*$/.exec(line)?.[1];
-  return found !== undefined && found !== "" && found[0] === mark[0];
-}
-
-function unindented(line: string, most: number): string {
-  if (most === 0) return line;
-  let at = 0;
-  while (at < most && line[at] === " ") at++;
-  return line.slice(at);
 }
 
 // ------------------------------------------------------------------ comparing

@@ -1,7 +1,7 @@
 // "2 / 3", with a button to each side, where a message has others beside it.
 //
-// The next version is another node, with a view of its own: the one that had the focus is gone with its branch.  So who has
-// gone there by a button goes on at the same button of the new view.
+// The next version is another node, with a view of its own: the one that had the focus is gone with its branch.  So who
+// has gone there by a button goes on at the same button of the new view.
 
 import type { PathItem } from "@everstream/client";
 import type { JSX } from "preact";
@@ -37,7 +37,14 @@ export function Branches({ item, choose }: Props): JSX.Element {
     step(by);
   };
   return (
-    <div class="branches" role="group" aria-label="Versions" ref={root} hidden={siblings.length < 2} onKeyDown={onKeyDown}>
+    <div
+      class="branches"
+      role="group"
+      aria-label="Versions"
+      ref={root}
+      hidden={siblings.length < 2}
+      onKeyDown={onKeyDown}
+    >
       <button type="button" class="quiet" aria-label="Previous version" disabled={place === 0} onClick={() => step(-1)}>
         ‹
       </button>

@@ -1,8 +1,8 @@
 // A block of code: its language, its text in pieces that grow only at the end, and in colours once those are there.
 //
-// Colours are a luxury: what makes them is loaded when the first block of code is seen, works when nothing else is to be
-// done, and leaves alone what is very long.  A block that still grows is coloured now and then while it is short; what has
-// come since is shown behind it without colours.
+// Colours are a luxury: what makes them is loaded when the first block of code is seen, works when nothing else is to
+// be done, and leaves alone what is very long.  A block that still grows is coloured now and then while it is short;
+// what has come since is shown behind it without colours.
 
 import type { ComponentChildren, JSX, VNode } from "preact";
 import { useEffect, useState } from "preact/hooks";
@@ -45,7 +45,7 @@ export function Code({ lang, texts, closed, seams }: Props): JSX.Element {
         <CopyButton text={() => unmarked(texts.join(""))} what="Copy this code" />
       </div>
       <pre tabIndex={0} role="group" aria-label={label}>
-        <code>{coloured === null ? texts.map((text, place) => lines(text, place, seams)) : withRest(coloured, texts)}</code>
+        <code>{coloured === null ? texts.map((text, at) => lines(text, at, seams)) : withRest(coloured, texts)}</code>
       </pre>
     </div>
   );

@@ -1,7 +1,8 @@
 // Character references (`&amp;`, `&#39;`, `&hellip;`) as the characters they stand for.
 //
-// The whole table of HTML has over two thousand names and is larger than the rest of this page; a browser would look them up
-// only as HTML, which nothing here may be.  These are the names that people and models write; others stay as they are.
+// The whole table of HTML has over two thousand names and is larger than the rest of this page; a browser would look
+// them up only as HTML, which nothing here may be.  These are the names that people and models write; others stay as
+// they are.
 
 const NAMED: Record<string, string> = {
   amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0", ensp: "\u2002", emsp: "\u2003", thinsp: "\u2009",
@@ -18,14 +19,15 @@ const NAMED: Record<string, string> = {
   num: "#", lpar: "(", rpar: ")", lsqb: "[", rsqb: "]", lcub: "{", rcub: "}", vert: "|", ast: "*", lowbar: "_",
   grave: "`", colon: ":", sol: "/", bsol: "\\", Tab: "\t", NewLine: "\n", comma: ",", period: ".", excl: "!",
 };
+const REFERENCE = /&(?:#[xX]([0-9a-fA-F]{1,6})|#([0-9]{1,7})|([a-zA-Z][a-zA-Z0-9]{1,31}));/g;
 const LARGEST = 0x10ffff;
 
 /** `text` with its character references replaced. */
 export function decoded(text: string): string {
   if (!text.includes("&")) return text;
-  return text.replace(/&(?:#[xX]([0-9a-fA-F]{1,6})|#([0-9]{1,7})|([a-zA-Z][a-zA-Z0-9]{1,31}));/g, (all, hex, decimal, name) => {
-    if (name !== undefined) return Object.hasOwn(NAMED, name as string) ? (NAMED[name as string] ?? all) : all;
-    const code = hex === undefined ? Number.parseInt(decimal as string, 10) : Number.parseInt(hex as string, 16);
+  return text.replace(REFERENCE, (all: string, hex?: string, decimal?: string, name?: string) => {
+    if (name !== undefined) return Object.hasOwn(NAMED, name) ? (NAMED[name] ?? all) : all;
+    const code = hex === undefined ? Number.parseInt(decimal ?? "", 10) : Number.parseInt(hex, 16);
     const isCharacter = code > 0 && code <= LARGEST && !(code >= 0xd800 && code <= 0xdfff);
     return isCharacter ? String.fromCodePoint(code) : "\ufffd";
   });

@@ -30,8 +30,8 @@ import { createLowlight } from "lowlight";
 import { ALIASES } from "./language_names.ts";
 
 const grammars = {
-  bash, c, cpp, csharp, css, diff, dockerfile, go, ini, java, javascript, json, kotlin, lua, makefile, php, python, ruby,
-  rust, shell, sql, swift, typescript, xml, yaml,
+  bash, c, cpp, csharp, css, diff, dockerfile, go, ini, java, javascript, json, kotlin, lua, makefile, php, python,
+  ruby, rust, shell, sql, swift, typescript, xml, yaml,
 };
 const lowlight = createLowlight(grammars);
 

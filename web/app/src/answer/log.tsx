@@ -1,7 +1,7 @@
 // The conversation as it is shown: the path that is looked at, and below it what is still to come.
 //
-// Views are known by the key of what they show: an answer's view is the same while it streams and as a message.  The log
-// is drawn again when the session has changed; that an answer has grown is the matter of its own view.
+// Views are known by the key of what they show: an answer's view is the same while it streams and as a message.  The
+// log is drawn again when the session has changed; that an answer has grown is the matter of its own view.
 
 import { queuedTurns } from "@everstream/client";
 import type { PathItem, Request, SessionMessage, TreeNode, TurnState } from "@everstream/client";
@@ -78,7 +78,8 @@ interface QueuedProps {
 function Queued({ turn, place, context }: QueuedProps): JSX.Element {
   const { session, acts, several, maySend } = context;
   const anew = session.state.messages.find(({ id }) => id === turn.message);
-  const text = turn.content === undefined || turn.content === null ? `Again: ${textIn(anew?.content)}` : textIn(turn.content);
+  const isAgain = turn.content === undefined || turn.content === null;
+  const text = isAgain ? `Again: ${textIn(anew?.content)}` : textIn(turn.content);
   const next = turn.interrupt ? "interrupts" : place === 0 ? "next" : `number ${place + 1}`;
   const whose = several ? `Queued by ${turn.user}` : "Queued";
   return (

@@ -1,8 +1,8 @@
 // Markdown as it grows: closed blocks are drawn once and left alone, however often this is drawn again.
 //
-// A vnode that is the same object as before is not looked at by Preact.  So what is closed keeps its vnode, and a frame of the
-// screen costs what is open and little more.  A block that is closed stays where it is among its siblings, under the same key:
-// its elements are those that it had while it was open, and what is selected in them stays selected.
+// A vnode that is the same object as before is not looked at by Preact.  So what is closed keeps its vnode, and a frame
+// of the screen costs what is open and little more.  A block that is closed stays where it is among its siblings, under
+// the same key: its elements are those that it had while it was open, and what is selected in them stays selected.
 
 import type { JSX, VNode } from "preact";
 import { useEffect, useState } from "preact/hooks";

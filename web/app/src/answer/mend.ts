@@ -1,12 +1,15 @@
-// The end of a text that is still coming, as it will probably be: what has begun is ended, what says nothing yet is left out.
+// The end of a text that is still coming, as it will probably be: what has begun is ended, what says nothing yet is
+// left out.
 //
-// A model writes `**bold**` a piece at a time.  Shown as it stands, the stars would be seen until the last of them has come.
-// So what is open at the end is closed before it is read: emphasis, code, the address of a link, the line that makes a table
-// of what stands before it.  It is a guess for one frame of the screen, and the next piece may undo it; nothing is kept of it.
+// A model writes `**bold**` a piece at a time.  Shown as it stands, the stars would be seen until the last of them has
+// come. So what is open at the end is closed before it is read: emphasis, code, the address of a link, the line that
+// makes a table of what stands before it.  It is a guess for one frame of the screen, and the next piece may undo it;
+// nothing is kept of it.
 //
 // Only the text behind the last empty line is looked at: nothing within a line of text reaches further.
 
-const FIRST_OF_LINE = /(^|\n)[ \t>]*(?:[-*+=#>~`|:_]+|\d{1,3}[.)])[ \t]*$/; // may become a list, a heading, a rule, a fence …
+// What a line begins with that may become a list, a heading, a rule, a fence …
+const FIRST_OF_LINE = /(^|\n)[ \t>]*(?:[-*+=#>~`|:_]+|\d{1,3}[.)])[ \t]*$/;
 const BEGUN = /(?:&[a-z0-9#]{0,10}|<\/?[a-z]{0,5}|\\|!?\[)$/i; // may become an entity, a tag, a link …
 const WAITED_CHARACTERS = 4_000; // a longer paragraph is not looked at from its beginning
 
@@ -24,8 +27,9 @@ export function mended(source: string): string {
 
 /** Where the last item or paragraph begins. */
 function paragraphStart(source: string): number {
-  const blank = /\n[ \t]*\n(?![\s\S]*\n[ \t]*\n)/.exec(source.slice(-WAITED_CHARACTERS));
-  const behind = blank === null ? 0 : source.length - source.slice(-WAITED_CHARACTERS).length + blank.index + blank[0].length;
+  const from = Math.max(0, source.length - WAITED_CHARACTERS);
+  const blank = /\n[ \t]*\n(?![\s\S]*\n[ \t]*\n)/.exec(source.slice(from));
+  const behind = blank === null ? 0 : from + blank.index + blank[0].length;
   const rest = source.slice(behind);
   const item = [...rest.matchAll(/(?:^|\n)[ \t>]*(?:[-*+]|\d{1,9}[.)]|#{1,6}) /g)].at(-1);
   return behind + (item?.index ?? 0);
@@ -77,7 +81,9 @@ function closed(words: string): string {
     }
   }
   const picture = brackets.findLast((begun) => text[begun - 1] === "!");
-  if (link === null && picture !== undefined) link = { at: picture - 1, address: text.endsWith("]") ? text.length - 1 : text.length };
+  if (link === null && picture !== undefined) {
+    link = { at: picture - 1, address: text.endsWith("]") ? text.length - 1 : text.length };
+  }
   if (link !== null) text = text.slice(0, link.at) + text.slice(link.at, link.address).replace(/^!?\[/, "");
   return ended(text, open);
 }

@@ -1,14 +1,16 @@
-// Blocks of Markdown as elements of our own: no HTML is made or read, and no attribute but those named here is ever set.
+// Blocks of Markdown as elements of our own: no HTML is made or read, and no attribute but those named here is ever
+// set.
 //
-// What a model says may hold anything.  HTML in it is text; a few tags that only set off words are taken as such, without
-// their attributes.  Links lead to the web or to mail, in another tab, when they are clicked; pictures are never loaded.
+// What a model says may hold anything.  HTML in it is text; a few tags that only set off words are taken as such,
+// without their attributes.  Links lead to the web or to mail, in another tab, when they are clicked; pictures are
+// never loaded.
 
 import { Fragment, h } from "preact";
 import type { ComponentChild, ComponentChildren, VNode } from "preact";
 import type { Token, Tokens } from "marked";
 
 import { linkAddress, pictureAddress } from "./address.ts";
-import type { Block, ListBlock, TableBlock, Unit } from "./blocks.ts";
+import type { Block, ListBlock, TableBlock, Unit } from "./block.ts";
 import { Code } from "./code.tsx";
 import { decoded } from "./entities.ts";
 import { Leaf } from "./leaf.tsx";
@@ -33,8 +35,10 @@ export function drawBlock(block: Block, to: Drawing): VNode {
       return drawList(block, to);
     case "table":
       return drawTable(block, to);
-    case "paragraph":
-      return <p key={block.key}>{drawUnits(block.units, ({ key, value }) => <Fragment key={key}>{inline(value, to)}</Fragment>)}</p>;
+    case "paragraph": {
+      const words = drawUnits(block.units, ({ key, value }) => <Fragment key={key}>{inline(value, to)}</Fragment>);
+      return <p key={block.key}>{words}</p>;
+    }
     case "code": {
       const texts = block.units.map(({ value }) => value);
       return <Code key={block.key} lang={unmarked(block.lang)} texts={texts} closed={block.closed} seams={to.seams} />;
@@ -76,7 +80,9 @@ function drawItem(item: Tokens.ListItem, to: Drawing, depth: number, key: number
 }
 
 function drawTable({ key, header, units }: TableBlock, to: Drawing): VNode {
-  const rows = drawUnits(units, ({ key: row, value }) => <tr key={row}>{value.map((cell) => drawCell(cell, "td", to))}</tr>);
+  const rows = drawUnits(units, ({ key: row, value }) => (
+    <tr key={row}>{value.map((cell) => drawCell(cell, "td", to))}</tr>
+  ));
   return (
     <div key={key} class="table" role="group" aria-label="Table" tabIndex={0}>
       <table>

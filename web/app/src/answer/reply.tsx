@@ -1,7 +1,7 @@
 // An answer: what its stream has brought, or, where that was not read here, its message.
 //
-// It listens to its own stream, so a frame of the screen in which only that has grown draws nothing else.  When the text is
-// withdrawn (`revision`), what was shown is void and its views begin anew.
+// It listens to its own stream, so a frame of the screen in which only that has grown draws nothing else.  When the
+// text is withdrawn (`revision`), what was shown is void and its views begin anew.
 
 import type { ErrorInfo, PathItem, StreamState } from "@everstream/client";
 import type { JSX } from "preact";
@@ -47,7 +47,15 @@ export function Reply({ item, context, resultOf, isLast }: Props): JSX.Element {
   return (
     <article class="reply" data-state={live ? "live" : state} aria-busy={live}>
       <h3 class="author unseen">{node.message?.author ?? node.turn?.model ?? ""}</h3>
-      <Body key={said.revision} said={said} shown={shown} live={live} item={item} context={context} resultOf={resultOf} />
+      <Body
+        key={said.revision}
+        said={said}
+        shown={shown}
+        live={live}
+        item={item}
+        context={context}
+        resultOf={resultOf}
+      />
       <Failure error={stream?.end?.error ?? session.note(node.key).error ?? null} />
       <div class="foot">
         <ReplyFigures item={item} context={context} stream={stream} live={live} />

@@ -30,11 +30,12 @@ export function stateOf({ message, turn }: TreeNode, stream: StreamState | null)
 export function saidOf({ message }: TreeNode, stream: StreamState | null): Said {
   const read = stream ?? NOTHING;
   const { thinking, refusal, seams, tool_calls } = read;
-  if (message === null) return { revision: `${read.revision}`, text: read.text, thinking, refusal, seams, tool_calls, whole: false };
+  const revision = `${read.revision}`;
+  if (message === null) return { revision, text: read.text, thinking, refusal, seams, tool_calls, whole: false };
   const text = textOf(message.content);
   return {
     // Parts of the text may have been withdrawn that are still shown.
-    revision: text.startsWith(read.text) ? `${read.revision}` : "message",
+    revision: text.startsWith(read.text) ? revision : "message",
     text: text || (refusal ? "" : read.text),
     thinking: message.thinking ?? thinking,
     refusal,

@@ -1,9 +1,9 @@
 // Seams: where an answer was carried on by another server or another call.
 //
-// A seam lies at a place of the text, which then is read as Markdown.  So it travels as a character of its own, one that text
-// never has (U+FDD0 and those behind it are no characters), and is drawn where that turns up.  The mark goes where a word
-// ends, and not into a line that is made of signs alone or into an address: there it would change what they mean.  While no
-// such place has come yet, the mark stands behind the answer: text that was shown never changes.
+// A seam lies at a place of the text, which then is read as Markdown.  So it travels as a character of its own, one
+// that text never has (U+FDD0 and those behind it are no characters), and is drawn where that turns up.  The mark goes
+// where a word ends, and not into a line that is made of signs alone or into an address: there it would change what
+// they mean.  While no such place has come yet, the mark stands behind the answer: text that was shown never changes.
 
 import type { Seam } from "@everstream/client";
 import type { JSX } from "preact";

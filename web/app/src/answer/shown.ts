@@ -1,7 +1,7 @@
 // How much of a text is drawn by now: all of it, or, where it is to appear smoothly, what is due at this frame.
 //
-// A very long text that is there at once (a saved answer, a reload) is drawn in several frames too: one task that drew it all
-// would hold up everything else.
+// A very long text that is there at once (a saved answer, a reload) is drawn in several frames too: one task that drew
+// it all would hold up everything else.
 
 import { useEffect, useRef, useState } from "preact/hooks";
 
@@ -17,8 +17,8 @@ interface Held {
 }
 
 /**
- * How much of `text` is to be drawn.  `smooth` while it is `live` and for a moment after; what is there at first is drawn at
- * once.  With another `revision` it is another text.
+ * How much of `text` is to be drawn.  `smooth` while it is `live` and for a moment after; what is there at first is
+ * drawn at once.  With another `revision` it is another text.
  */
 export function useShown(text: string, live: boolean, smooth: boolean, revision = ""): number {
   const [, draw] = useState(0);

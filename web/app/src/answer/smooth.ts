@@ -1,8 +1,8 @@
 // How fast text appears.  A provider sends it in bursts; an eye would rather have it at an even pace, a word at a time.
 //
-// What has come and is not shown yet is the backlog.  The pace is such that the backlog would be gone after a quarter of a
-// second, and it changes gently: so text is shown about a quarter of a second after it came, however bursts come, and a large
-// backlog is caught up with quickly, but in motion.  After the end the rest follows at once.
+// What has come and is not shown yet is the backlog.  The pace is such that the backlog would be gone after a quarter
+// of a second, and it changes gently: so text is shown about a quarter of a second after it came, however bursts come,
+// and a large backlog is caught up with quickly, but in motion.  After the end the rest follows at once.
 //
 // A pure function of the state before and the time: what is drawn, and when, is the matter of `shown.ts`.
 

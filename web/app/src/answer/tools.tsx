@@ -36,7 +36,8 @@ export function Tool({ call, node, context, resultOf }: Props): JSX.Element {
   };
   const by = started[call_id ?? ""] ?? "";
   const ended = node.message !== null && node.turn === null;
-  const label = stateLabel({ server, approval, open, hasResult: result !== null, by, running, ended, called: call_id !== null });
+  const given = { hasResult: result !== null, called: call_id !== null };
+  const label = stateLabel({ server, approval, open, by, running, ended, ...given });
   return (
     <div class="tool">
       <p class="tool-head">
@@ -55,7 +56,10 @@ export function Tool({ call, node, context, resultOf }: Props): JSX.Element {
         />
       )}
       {open && !server && mayApprove && (
-        <Giving asked={asked} give={(text, failed) => once(() => acts.giveResult(node.key, call_id ?? "", text, failed))} />
+        <Giving
+          asked={asked}
+          give={(text, failed) => once(() => acts.giveResult(node.key, call_id ?? "", text, failed))}
+        />
       )}
       {result !== null && <Result result={result} />}
     </div>
