@@ -51,7 +51,8 @@ export class Client {
     const token = new Token(options.token);
     let encoding = JSON_FRAMES;
     const carriers = carriersOf(options, () => encoding, token);
-    const mode = options.transport ?? (carriers.websocket === null ? "http" : "auto");
+    const { transport = "auto" } = options;
+    const mode = transport === "auto" && carriers.websocket === null ? "http" : transport;
     this.#wire = new Wire({
       carriers,
       routes: new Routes(mode),

@@ -3,6 +3,7 @@
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 
+import { Client } from "../src/client.ts";
 import { Routes } from "../src/routes.ts";
 import { EventParser } from "../src/sse.ts";
 import { Scene, WELCOME, end, pass, settled, text } from "./server.ts";
@@ -134,6 +135,16 @@ describe("a transport", () => {
       routes.failed(next);
     }
     expect(tried).toEqual(["websocket", "websocket", "http", "websocket", "http", "websocket", "http"]);
+  });
+
+  it("is HTTP at once where there are no WebSockets, as in Node.js 20", () => {
+    vi.stubGlobal("WebSocket", undefined);
+    const http = new FakeHttp();
+    const client = new Client({ url: "ws://server.test/ws", transport: "auto", fetch: http.fetch });
+    client.open();
+    expect(client.transport).toBe("http");
+    client.close();
+    vi.unstubAllGlobals();
   });
 
   it("is the one that was asked for", () => {
