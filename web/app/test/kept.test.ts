@@ -17,6 +17,15 @@ test("a session is taken up as it stood", () => {
   expect(loadTab(store, "s_1")).toEqual(saved("s_1", "One two"));
 });
 
+test("what an older page has kept is filled up", () => {
+  const store = new MemoryStore();
+  const session = { id: "s_1", title: "Old", streams: { r_1: { id: "r_1", text: "One" } } };
+  store.setItem("everstream.tab.2", JSON.stringify({ session }));
+  const loaded = loadTab(store, "s_1");
+  const streams = { r_1: { ...newStream("r_1"), text: "One" } };
+  expect(loaded).toEqual({ session: { ...newSession("s_1"), title: "Old", streams }, choices: {}, stopping: [] });
+});
+
 test("of another session only the branches that were chosen are known", () => {
   const store = new MemoryStore();
   saveTab(store, saved("s_1"));

@@ -3,6 +3,7 @@
 import { expect, test } from "vitest";
 
 import { Settings, numberIn } from "../src/state/settings.ts";
+import { storeOf } from "../src/state/storage.ts";
 import { MemoryStore } from "./doubles.ts";
 
 const KEY = "everstream.settings.1";
@@ -13,6 +14,14 @@ test("choices outlast the page", () => {
   const again = new Settings(store);
   expect(again.chosen.temperature).toBe("0.5");
   expect(again.chosen["max-tokens"]).toBe("");
+});
+
+test("where a store may not even be asked for, choices last as long as the page", () => {
+  const store = storeOf(() => {
+    throw new DOMException("forbidden", "SecurityError");
+  });
+  new Settings(store).set("theme", "dark");
+  expect(new Settings(store).chosen.theme).toBe("dark");
 });
 
 test("a store that is full keeps nothing and breaks nothing", () => {

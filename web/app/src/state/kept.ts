@@ -5,7 +5,7 @@
 // is full the streams are kept as "from the start", and then nothing: the server has all the rest.  Which branches
 // were chosen is kept for every session that was looked at.
 
-import type { SavedSession } from "@everstream/client";
+import { type SavedSession, type SessionState, newSession, newStream } from "@everstream/client";
 
 import { keep, kept, keptObject, type Store } from "./storage.ts";
 
@@ -24,7 +24,9 @@ export function saveTab(store: Store, saved: SavedSession): void {
 /** What was kept of the session `id`, where the tab had it open; else the branches that were chosen in it. */
 export function loadTab(store: Store, id: string): SavedSession {
   const tab = keptObject(store, TAB_KEY) as Partial<SavedSession>;
-  if (tab.session?.id === id) return { session: tab.session, choices: tab.choices ?? {}, stopping: tab.stopping ?? [] };
+  if (tab.session?.id === id) {
+    return { session: filledUp(tab.session), choices: tab.choices ?? {}, stopping: tab.stopping ?? [] };
+  }
   const choices = keptObject(store, CHOICES_KEY + id) as Record<string, string>;
   return { session: null, choices, stopping: [] };
 }
@@ -53,6 +55,12 @@ export function saveDraft(store: Store, text: string): void {
 
 export function loadDraft(store: Store): string {
   return kept(store, DRAFT_KEY);
+}
+
+/** What a page of an older version has kept may lack what this one looks at. */
+function filledUp(session: SessionState): SessionState {
+  const streams = Object.entries(session.streams ?? {}).map(([id, held]) => [id, { ...newStream(id), ...held }]);
+  return { ...newSession(session.id), ...session, streams: Object.fromEntries(streams) };
 }
 
 function withoutStreams(saved: SavedSession): SavedSession {

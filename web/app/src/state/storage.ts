@@ -4,6 +4,20 @@
 /** The part of `Storage` that is used here. */
 export type Store = Pick<Storage, "getItem" | "setItem" | "removeItem">;
 
+/** The store that `open` gives; where the browser forbids even to ask for it, one that lasts as long as the page. */
+export function storeOf(open: () => Store): Store {
+  try {
+    return open();
+  } catch {
+    const held = new Map<string, string>();
+    return {
+      getItem: (key) => held.get(key) ?? null,
+      setItem: (key, value) => void held.set(key, value),
+      removeItem: (key) => void held.delete(key),
+    };
+  }
+}
+
 /** False where it could not be kept. */
 export function keep(store: Store, key: string, value: string): boolean {
   try {
