@@ -24,7 +24,7 @@ IMAGES = ROOT / "docs" / "images"
 QUALITY = 82
 PICTURE_BYTES_MAX = 150_000
 WIDE = {"width": 1280, "height": 800}
-TALL = {"width": 1280, "height": 1100}
+TALL = {"width": 1280, "height": 1420}
 PHONE = {"width": 390, "height": 780}
 QUESTION = "What happens to an answer when my connection is lost?"
 

@@ -42,6 +42,7 @@ app = everstream.create_app()
 
 @app.model("guide", continuation="replay", thinking=True)
 async def guide(request: everstream.Request, stream: everstream.ModelStream) -> AsyncIterator[str]:
+    await asyncio.sleep(0.45)  # pause: so does a model
     for word in _words(THINKING):
         stream.thinking(word)
         await asyncio.sleep(0.01)  # pause: the pace of a model
@@ -52,6 +53,7 @@ async def guide(request: everstream.Request, stream: everstream.ModelStream) -> 
 
 @app.model("guide-mini", continuation="replay")
 async def guide_mini(request: everstream.Request, stream: everstream.ModelStream) -> AsyncIterator[str]:
+    await asyncio.sleep(0.2)  # pause: so does a model
     for word in _words(ANSWER):
         yield word
         await asyncio.sleep(0.008)  # pause: the pace of a smaller one
