@@ -23,6 +23,7 @@ from tests.store.servers import StoreServer
 from everstream import at_store
 from everstream.cli import Exit, main
 from everstream.gateway.keys import Keys
+from everstream.key_command import ACTIONS, USAGE
 from everstream.settings import Settings
 from everstream.store import embedded
 from everstream.store.base import Store
@@ -250,3 +251,7 @@ async def test_beside_a_running_server_a_key_works_at_once_and_closes_what_it_op
     held = bytes_under(tmp_path)
     assert key[3:15].encode() in held, "the store was looked for in the wrong place"
     assert key[-44:-1].encode() not in held
+
+
+def test_the_usage_of_key_names_every_action() -> None:
+    assert all(action in USAGE for action in ACTIONS)

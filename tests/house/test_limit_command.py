@@ -16,6 +16,7 @@ from tests.server import ServerProcess, clean_environment
 
 from everstream.cli import Exit, main
 from everstream.client import Client, EverstreamError
+from everstream.limit_command import ACTIONS, USAGE
 
 Said = tuple[int, str, str]
 ID = "k3v7q2mzt5aw"
@@ -118,3 +119,7 @@ async def refusal(ask: Callable[[], Awaitable[str]]) -> str:
                 await ask()
             except EverstreamError as error:
                 return error.code
+
+
+def test_the_usage_of_limit_names_every_action() -> None:
+    assert all(action in USAGE for action in ACTIONS)
