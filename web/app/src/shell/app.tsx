@@ -106,5 +106,5 @@ function Developing({ page, inert }: { page: Page; inert: boolean }): JSX.Elemen
 
 function failed(page: Page, close: () => void): void {
   close();
-  page.notices.say("This part of the page could not be loaded: reload the page, and try again.");
+  page.notices.say("This part of the page does not work here. Reload the page, and try again.");
 }

@@ -1,7 +1,7 @@
-// Parts that few readers open: each is loaded when it is first wanted.
+// Parts that few readers open: each is loaded when it is first wanted.  Where one breaks, the page goes on without it.
 
 import type { ComponentType, JSX } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useErrorBoundary, useState } from "preact/hooks";
 
 interface LazilyProps<Props> {
   load: () => Promise<ComponentType<Props>>;
@@ -9,7 +9,10 @@ interface LazilyProps<Props> {
   onFailed: () => void;
 }
 
-/** The component that `load` gives, once it is here.  `load` is asked once, when this is first shown. */
+/**
+ * The component that `load` gives, once it is here.  `load` is asked once, when this is first shown.  `onFailed` is
+ * told where it cannot be had, or breaks.
+ */
 export function Lazily<Props extends object>({ load, props, onFailed }: LazilyProps<Props>): JSX.Element {
   const [loaded, setLoaded] = useState<{ Part: ComponentType<Props> } | null>(null);
   useEffect(() => {
@@ -20,6 +23,17 @@ export function Lazily<Props extends object>({ load, props, onFailed }: LazilyPr
     );
     return () => void (wanted = false);
   }, []);
-  if (loaded === null) return <p class="loading" role="status">loading …</p>;
+  const [broken] = useErrorBoundary();
+  useEffect(() => {
+    if (broken !== undefined && broken !== null) onFailed();
+  }, [broken]);
+  if (broken !== undefined && broken !== null) return <p class="loading" />;
+  if (loaded === null) {
+    return (
+      <p class="loading" role="status">
+        loading …
+      </p>
+    );
+  }
   return <loaded.Part {...props} />;
 }
