@@ -153,7 +153,7 @@ export class Wire {
     return this.#send(command) === null;
   }
 
-  /** Send a command, once there is room; `answered` hears the reply before any frame behind it, or why there is none. */
+  /** Send a command, once there is room; `answered` hears the reply before any frame behind it, or why none comes. */
   ask(command: Command, answered: Answered): void {
     if (this.state === "open" && !this.#hasRoom) {
       this.#backlog.push(() => this.ask(command, answered));

@@ -284,7 +284,8 @@ describe("a subscription", () => {
     const scene = new Scene();
     scene.opened();
     const stream = scene.client.subscribe(ID);
-    scene.socket.say({ type: "subscribed", stream: ID, epoch: 1, offset: 7, tail: 9, status: "open" }); // to another one
+    // This one answers another question.
+    scene.socket.say({ type: "subscribed", stream: ID, epoch: 1, offset: 7, tail: 9, status: "open" });
     scene.socket.say(text(ID, 0, "NO"));
     expect(stream.text).toBe("");
     await scene.answer("subscribe", { type: "subscribed", stream: ID, epoch: 1, offset: 0, tail: 9, status: "open" });
