@@ -129,7 +129,8 @@ class Line:
     Made before the page is opened.  `sent` holds all commands of the page, one list a connection.  `drop(frame)` is
     asked of every frame from the server: True loses it on the way.  `cut_after(command)` closes a connection as soon
     as that command has gone through to the server.  While `broken`, no new connection comes about.  `alter(command)`
-    may change a command on its way, so that a server gets what the page itself does not offer.
+    may change a command on its way, so that a server gets what the page itself does not offer.  No connection over HTTP
+    gets through instead of a WebSocket: what passes would not be seen.
     """
 
     def __init__(self, page: Page) -> None:
@@ -140,6 +141,7 @@ class Line:
         self.alter: Callable[[dict[str, Any]], object] = lambda command: None
         self._routes: list[WebSocketRoute] = []
         page.route_web_socket("**/ws", self._connected)
+        page.route("**/v1/events*", lambda route: route.abort())
 
     def cut(self, code: int = 1012) -> None:
         """Close the latest connection with `code`, as the server would."""
