@@ -89,12 +89,15 @@ def test_a_wheel_that_is_made_without_node_js_has_the_whole_page(wheel: Path) ->
     with zipfile.ZipFile(wheel) as package:
         names = {name.removeprefix(PAGE) for name in package.namelist() if name.startswith(PAGE)}
         documents = "".join(package.read(PAGE + name).decode() for name in ("index.html", "api.html"))
+        licences = package.read(PAGE + "licenses.md").decode()
         scripts = "".join(package.read(PAGE + name).decode() for name in names if name.endswith(".js"))
     named = set(re.findall(r'(?:href|src)="\./(assets/[^"]+)"', documents))
     named |= {f"assets/{name}" for name in re.findall(r'["`\'/]([\w.-]+-[\w-]{8}\.(?:js|css))["`\']', scripts)}
     assert len(named) > 5
     assert named <= names
     assert {f"{name}.br" for name in named if name.endswith(".js")} <= names
+    for bundled in ("preact", "marked", "lowlight", "highlight.js", "uplot"):
+        assert f"## {bundled} - " in licences, "whose work it is comes along with it"
     assert not [name for name in names if "node_modules" in name or name.endswith((".ts", ".tsx", ".map"))]
 
 

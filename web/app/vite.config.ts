@@ -45,6 +45,7 @@ export default defineConfig({
     target: "es2022",
     assetsInlineLimit: 0, // every file has an address of its own
     modulePreload: { polyfill: false },
+    license: { fileName: "licenses.md" }, // of the packages in the bundle, which ask to be named
     rollupOptions: { input: { index: here("index.html"), api: here("api.html") } },
   },
   server: { proxy: { "/ws": { target: "http://127.0.0.1:8000", ws: true }, "/v1": "http://127.0.0.1:8000" } },
