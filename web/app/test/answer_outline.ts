@@ -7,6 +7,7 @@ import type { ComponentChildren, VNode } from "preact";
 import { Growing } from "../src/answer/blocks.ts";
 import { Code } from "../src/answer/code.tsx";
 import { Leaf } from "../src/answer/leaf.tsx";
+import { Once } from "../src/answer/once.tsx";
 import { drawBlock } from "../src/answer/render.tsx";
 import { SeamMark, pieces } from "../src/answer/seams.tsx";
 import type { Seam } from "../src/answer/seams.tsx";
@@ -19,6 +20,7 @@ export function outline(child: ComponentChildren): string {
   if (typeof child !== "object") return String(child).replaceAll("<", "‹").replaceAll(">", "›");
   const { type, props } = child as VNode<Record<string, unknown> & { children?: ComponentChildren }>;
   if (type === Fragment) return outline(props.children);
+  if (type === (Once as unknown)) return outline((props["draw"] as () => VNode)());
   if (type === (Leaf as unknown)) return outline(props["text"] as string);
   if (type === (SeamMark as unknown)) return "⤳";
   if (type === (Code as unknown)) {
@@ -67,6 +69,10 @@ export function elementsOf({ closed, opened }: Growing): Drawn[] {
     if (Array.isArray(child)) for (const one of child) visit(one as ComponentChildren);
     else if (child !== null && typeof child === "object") {
       const { type, props } = child as VNode<Record<string, unknown> & { children?: ComponentChildren }>;
+      if (type === (Once as unknown)) {
+        visit((props["draw"] as () => VNode)());
+        return;
+      }
       const { children, ...attributes } = props;
       if (typeof type === "string") {
         const set = Object.entries(attributes).filter(([name, value]) => !UNSEEN.has(name) && value !== undefined);

@@ -1,13 +1,14 @@
 // Markdown as it grows: closed blocks are drawn once and left alone, however often this is drawn again.
 //
-// A vnode that is the same object as before is not looked at by Preact.  So what is closed keeps its vnode, and a frame
-// of the screen costs what is open and little more.  A block that is closed stays where it is among its siblings, under
+// What is closed is the same object as before, and so is not drawn again (`Once`): a frame of the screen costs what is
+// open and little more.  A block that is closed stays where it is among its siblings, under
 // the same key: its elements are those that it had while it was open, and what is selected in them stays selected.
 
 import type { JSX, VNode } from "preact";
 import { useEffect, useState } from "preact/hooks";
 
 import { Growing } from "./blocks.ts";
+import { Once } from "./once.tsx";
 import { drawBlock } from "./render.tsx";
 import type { Drawing } from "./render.tsx";
 import { markSeams, SeamMark } from "./seams.tsx";
@@ -63,8 +64,9 @@ class Sheet {
 
   #drawn(): VNode[] {
     const { closed, opened } = this.#growing;
-    const kept = closed.map((block) => (block.view ??= drawBlock(block, this.#to)) as VNode);
-    return [...kept, ...opened.map((block) => drawBlock(block, this.#to))];
+    return [...closed, ...opened].map((block) => (
+      <Once key={block.key} of={block} draw={() => drawBlock(block, this.#to)} />
+    ));
   }
 }
 

@@ -14,6 +14,7 @@ import type { Block, ListBlock, TableBlock, Unit } from "./block.ts";
 import { Code } from "./code.tsx";
 import { decoded } from "./entities.ts";
 import { Leaf } from "./leaf.tsx";
+import { Once } from "./once.tsx";
 import { SeamMark, pieces, unmarked } from "./seams.tsx";
 import type { Seam } from "./seams.tsx";
 
@@ -48,9 +49,9 @@ export function drawBlock(block: Block, to: Drawing): VNode {
   }
 }
 
-/** Units that are closed keep what they were drawn as. */
+/** Units that are closed are the same objects as before. */
 function drawUnits<Value>(units: readonly Unit<Value>[], draw: (unit: Unit<Value>) => VNode): VNode[] {
-  return units.map((unit) => (unit.view ??= draw(unit)) as VNode);
+  return units.map((unit) => <Once key={unit.key} of={unit} draw={() => draw(unit)} />);
 }
 
 function drawList({ key, ordered, start, loose, units }: ListBlock, to: Drawing): VNode {
