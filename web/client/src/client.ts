@@ -46,6 +46,7 @@ export class Client {
   #sessions = new Set<SessionReader>();
   #waiting = new Set<() => void>(); // for the next change of state
   #stopListening = () => {};
+  #encoding: "json" | "msgpack" = "json";
 
   constructor(options: ClientOptions = {}) {
     const token = new Token(options.token);
@@ -57,7 +58,7 @@ export class Client {
       carriers,
       routes: new Routes(mode),
       token,
-      ready: options.encoding === "msgpack" ? msgpackFrames().then((frames) => void (encoding = frames)) : null,
+      ready: options.encoding === "msgpack" ? this.#packed((frames) => (encoding = frames)) : null,
       name: options.name ?? NAME,
       random: options.random ?? Math.random,
       resume: () => this.#resume(),
@@ -83,6 +84,13 @@ export class Client {
         this.#alone();
       },
     };
+  }
+
+  /** Load what writes MessagePack. */
+  async #packed(use: (frames: Encoding) => void): Promise<void> {
+    const frames = await msgpackFrames();
+    use(frames);
+    if (frames !== JSON_FRAMES) this.#encoding = "msgpack";
   }
 
   // ------------------------------------------------------------------ the connection
@@ -116,6 +124,16 @@ export class Client {
   close(): void {
     this.#stopListening();
     this.#wire.close();
+  }
+
+  /** Lose the connection, as a dead network would, and come back: for trying how a program takes it. */
+  drop(): void {
+    this.#wire.drop();
+  }
+
+  /** How frames are written. */
+  get encoding(): "json" | "msgpack" {
+    return this.#encoding;
   }
 
   /** Look at once whether the connection lives, or connect at once.  Browsers say when; other programs may. */

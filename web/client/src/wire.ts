@@ -118,6 +118,11 @@ export class Wire {
     this.#withToken(round, (token) => this.#carry(round, token));
   }
 
+  /** Lose the connection, as if the network had: what follows is what follows then. */
+  drop(): void {
+    if (this.state === "connecting" || this.state === "open") this.#lost(CLOSE_LOST, "dropped here");
+  }
+
   /** Close for good; `open()` starts again. */
   close(): void {
     this.#letGo();

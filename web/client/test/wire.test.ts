@@ -47,6 +47,7 @@ describe("a connection is made", () => {
     await settled();
     expect(scene.socket.protocols).toEqual(["everstream.v1.msgpack"]);
     expect(scene.socket.binaryType).toBe("arraybuffer");
+    expect([new Scene().client.encoding, scene.client.encoding]).toEqual(["json", "msgpack"]);
   });
 
   it("anew where no welcome comes within ten seconds", async () => {
@@ -167,6 +168,18 @@ describe("a lost connection comes back", () => {
 });
 
 describe("a dead connection is noticed", () => {
+  it("when it is dropped, and comes back by itself", async () => {
+    const scene = new Scene();
+    scene.client.drop();
+    expect(scene.client.state).toBe("closed");
+    scene.opened();
+    scene.client.drop();
+    expect(scene.socket.isClosed).toBe(true);
+    expect([scene.client.state, scene.last.reason]).toEqual(["waiting", "dropped here"]);
+    await pass(250);
+    expect(scene.sockets.length).toBe(2);
+  });
+
   it("when nothing was heard for twice the heartbeat", async () => {
     const scene = new Scene();
     scene.chance = 1;

@@ -73,7 +73,7 @@ export function Developer({ client, session, onClose }: DeveloperProps): JSX.Ele
               />
             )}
             {pane === "facts" && (
-              <Facts client={client} session={session} recorder={recorder} encoding={encodingOf(client)} />
+              <Facts client={client} session={session} recorder={recorder} encoding={client.encoding} />
             )}
           </div>
         </div>
@@ -91,26 +91,10 @@ function watch(recorder: Recorder, changed: () => void): () => void {
   };
 }
 
-/** What a client says of itself beyond what is promised: shown, and used, where it is there. */
-interface Offers {
-  readonly encoding?: string;
-  drop?(): void;
-}
-
-function encodingOf(client: Client): string {
-  return (client as Offers).encoding ?? "json";
-}
-
 /** Lose the connection as a network would, and come back. */
 function drop(client: Client, recorder: Recorder): void {
   recorder.mark("connection dropped on purpose");
-  const offers = client as Offers;
-  if (offers.drop !== undefined) {
-    offers.drop();
-  } else {
-    client.close();
-    client.open();
-  }
+  client.drop();
 }
 
 interface BarProps {
