@@ -9,6 +9,7 @@ import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { copyText } from "../answer/copy.tsx";
 import { useChanges } from "../state/changes.ts";
+import { storeOf } from "../state/storage.ts";
 import { keyed, leastOf, mostOf, placedIn, resized, sizeOf, storedDock, storeDock } from "./dock.ts";
 import type { Dock } from "./dock.ts";
 import { Facts } from "./facts.tsx";
@@ -22,6 +23,8 @@ import type { Recorder } from "./recorder.ts";
 import { saveAs } from "./taking.ts";
 import { Timing } from "./timing.tsx";
 import "../styles/lab.css";
+
+const STORE = storeOf(() => localStorage);
 
 export interface DeveloperProps {
   client: Client;
@@ -216,7 +219,7 @@ function extent(): { width: number; height: number } {
 
 /** The dock, and the room that the page makes for it. */
 function useDock(): [Dock, (dock: Dock) => void] {
-  const [dock, set] = useState(() => storedDock(localStorage));
+  const [dock, set] = useState(() => storedDock(STORE));
   const [, fit] = useState(0);
   useEffect(() => {
     const resizedWindow = (): void => fit((count) => count + 1);
@@ -231,7 +234,7 @@ function useDock(): [Dock, (dock: Dock) => void] {
     return () => void style.removeProperty(`--lab-${placed.side}-px`);
   }, [placed.side, px]);
   const change = (to: Dock): void => {
-    storeDock(localStorage, to);
+    storeDock(STORE, to);
     set(to);
   };
   return [placed, change];
