@@ -125,6 +125,14 @@ describe("what has begun looks like what it will be", () => {
 });
 
 describe("Markdown", () => {
+  test("lines may end as they do elsewhere", () => {
+    const text = "# A\n\n- a\n- b\n\n```js\nx\n```\n\n| a |\n|---|\n| b |\n\nend";
+    for (const end of ["\r\n", "\r"]) {
+      const other = text.replaceAll("\n", end);
+      expect(drawn(other)).toBe(drawn(text));
+      expect(drawn(other, [...other])).toBe(drawn(text));
+    }
+  });
   test("headings lie below the page's own", () => {
     expect(drawn("# A\n\n## B\n\n###### C")).toBe("<h3>A</h3><h4>B</h4><h6>C</h6>");
   });

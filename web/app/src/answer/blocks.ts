@@ -28,6 +28,9 @@ const PIECE_CHARACTERS = 3_000; // of a paragraph
 const PIECE_MOST = 12_000; // there it is cut, whatever is open
 const CHECKED_MOST = 300_000; // characters that are read once more at the end
 
+// So many lists and quotations in one another that reading them takes longer than anybody would look at them.
+const TOO_DEEP = /^(?:[ \t]*(?:>|[-*+][ \t]|\d{1,9}[.)][ \t])){50}/m;
+
 type Part = ListBlock | TableBlock | ParagraphBlock;
 
 interface Found {
@@ -51,7 +54,8 @@ export class Growing {
   #ended = false;
 
   /** The text is `text` now.  It goes on from what it was the last time; `live`: it will go on. */
-  show(text: string, live: boolean): void {
+  show(source: string, live: boolean): void {
+    const text = withoutReturns(source, live);
     if (this.#ended || text.length < this.#upto) this.#reset();
     while (this.#advance(text, live));
     this.#ended = !live;
@@ -201,8 +205,10 @@ export class Growing {
   // ------------------------------------------------------------------ the end
 
   /** The text has ended as `text`: cut it into blocks once more, and make those anew that differ.  Whether any did. */
-  check(text: string): boolean {
-    if (text.length > CHECKED_MOST) return false;
+  check(source: string): boolean {
+    if (source.length > CHECKED_MOST) return false;
+    const text = withoutReturns(source, false);
+    if (TOO_DEEP.test(text)) return false;
     const lexer = newLexer({});
     const known = new Map(this.closed.map((block) => [block.from, block]));
     let tokens: Token[];
@@ -240,6 +246,7 @@ export class Growing {
   // ------------------------------------------------------------------ marked
 
   #lex(source: string): Token[] {
+    if (TOO_DEEP.test(source)) return [paragraphOf(source)];
     const lexer = newLexer(this.#links);
     try {
       const tokens = lexer.blockTokens(source, lexer.tokens);
@@ -248,7 +255,7 @@ export class Growing {
       return tokens;
     } catch {
       // Nested deeper than the parser can follow: it is shown as it was said.
-      return [{ type: "paragraph", raw: source, text: source, tokens: [textToken(source)] }];
+      return [paragraphOf(source)];
     }
   }
 
@@ -285,6 +292,10 @@ function blockOf(token: Token, from: number, part: Part | null): Block | null {
   return token.type === "def" ? null : { ...base, kind: "other", token };
 }
 
+function paragraphOf(source: string): Token {
+  return { type: "paragraph", raw: source, text: source, tokens: [textToken(source)] };
+}
+
 function textToken(source: string): Token {
   return { type: "text", raw: source, text: source };
 }
@@ -300,6 +311,13 @@ function newLexer(links: Links): Lexer {
   const lexer = new Lexer({ ...getDefaults(), gfm: true, tokenizer: new Reader() });
   Object.assign(lexer.tokens.links, links);
   return lexer;
+}
+
+/** Lines as the parser knows them, which end with a line feed.  A carriage return at the end may become half of one. */
+function withoutReturns(source: string, live: boolean): string {
+  if (!source.includes("\r")) return source;
+  const known = live && source.endsWith("\r") ? source.slice(0, -1) : source;
+  return known.replace(/\r\n?/g, "\n");
 }
 
 function endOfLine(text: string, from: number): number {

@@ -9,13 +9,17 @@
 // Only the text behind the last empty line is looked at: nothing within a line of text reaches further.
 
 // What a line begins with that may become a list, a heading, a rule, a fence …
-const FIRST_OF_LINE = /(^|\n)[ \t>]*(?:[-*+=#>~`|:_]+|\d{1,3}[.)])[ \t]*$/;
+const FIRST_OF_LINE = /^[ \t>]*(?:[-*+=#>~`|:_]+|\d{1,3}[.)])[ \t]*$/;
+const FIRST_CHARACTERS = 40; // a longer line is none of these
 const BEGUN = /(?:&[a-z0-9#]{0,10}|<\/?[a-z]{0,5}|\\|!?\[)$/i; // may become an entity, a tag, a link …
+const OPEN_MOST = 8; // marks: nobody means more of them at once
 const WAITED_CHARACTERS = 4_000; // a longer paragraph is not looked at from its beginning
 
 /** `source` with what has begun at its end brought to an end. */
 export function mended(source: string): string {
-  const cut = source.replace(FIRST_OF_LINE, "$1");
+  const line = source.slice(source.lastIndexOf("\n") + 1);
+  const isFirst = line.length <= FIRST_CHARACTERS && FIRST_OF_LINE.test(line);
+  const cut = isFirst ? source.slice(0, source.length - line.length) : source;
   const from = Math.max(paragraphStart(cut), cut.length - WAITED_CHARACTERS);
   const last = cut.slice(from);
   const table = asTable(last);
@@ -28,8 +32,8 @@ export function mended(source: string): string {
 /** Where the last item or paragraph begins. */
 function paragraphStart(source: string): number {
   const from = Math.max(0, source.length - WAITED_CHARACTERS);
-  const blank = /\n[ \t]*\n(?![\s\S]*\n[ \t]*\n)/.exec(source.slice(from));
-  const behind = blank === null ? 0 : from + blank.index + blank[0].length;
+  const blank = [...source.slice(from).matchAll(/\n[ \t]*\n/g)].at(-1);
+  const behind = blank === undefined ? 0 : from + blank.index + blank[0].length;
   const rest = source.slice(behind);
   const item = [...rest.matchAll(/(?:^|\n)[ \t>]*(?:[-*+]|\d{1,9}[.)]|#{1,6}) /g)].at(-1);
   return behind + (item?.index ?? 0);
@@ -128,6 +132,7 @@ function toggle(open: Mark[], { mark, at }: Mark, before: string, after: string)
 
 /** The text with its open marks closed, before the space that it ends with. */
 function ended(text: string, open: Mark[]): string {
+  if (open.length > OPEN_MOST) return text;
   let kept = text.trimEnd();
   const space = text.slice(kept.length);
   // A mark that nothing follows yet says nothing yet; nor does a half of the mark that will end it.

@@ -14,6 +14,7 @@ const MARKS = /[\ufdd0-\ufdef]/g;
 const SIGNS_ONLY = /^(?![\d\s]+$)[\s|:\-=`~*_#>+.\d)]*$/;
 const FENCE_OR_ADDRESS = /^ {0,3}(?:```|~~~|\[[^\]]*\]:)/;
 const WORD_CHARACTERS = 200;
+const TRIES = 200; // words that are looked at: a text of nothing but signs has no place for a mark
 
 export type { Seam };
 
@@ -62,7 +63,7 @@ export function markSeams(text: string, seams: readonly Seam[], live: boolean): 
 
 /** The end of the first word from `at` on, where a mark does no harm; null: there is none (yet). */
 function placeFrom(text: string, at: number, live: boolean): number | null {
-  for (let place = at; place <= text.length; place++) {
+  for (let place = at, tries = 0; place <= text.length && tries < TRIES; place++, tries++) {
     const space = text.slice(place).search(/\s/);
     if (space === -1 && live) return null;
     const end = space === -1 ? text.length : place + space;
