@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Page
 from tests.server import ServerProcess
 from tests.web.browser import Chat, Line, counted, wait_until
+from tests.web.complaints import Complaints
 
 pytestmark = pytest.mark.browser
 
@@ -379,3 +380,19 @@ def test_every_control_has_a_name(chat: Chat) -> None:
         .filter((field) => !field.labels?.length && !field.textContent.trim() && !field.getAttribute('aria-label'))
         .map((field) => field.id)""")
     assert unnamed in ([], ["notice-action"])  # that one has its text when it is shown
+
+
+def test_a_browser_that_complains_fails_its_test(page: Page, complaints: Complaints) -> None:
+    """Of this kind is every test here; this one forgives what it has caused."""
+    policy = {"content-type": "text/html", "content-security-policy": "script-src 'self'"}
+    page.route("**/*", lambda route: route.fulfill(headers=policy, body="<!doctype html><script>let a</script>"))
+    page.goto("http://page.test/")
+    page.evaluate("() => { console.warn('a warning'); console.error('an error'); }")
+    page.evaluate("() => { setTimeout(() => { throw new Error('an exception'); }); }")
+    page.evaluate("() => fetch('http://elsewhere.test/', { mode: 'no-cors' }).then(() => {})")
+    wait_until(page, lambda: len(complaints) == 4)
+    heard = sorted(complaints)
+    complaints.clear()
+    assert "an error" in heard[1]
+    assert "Content Security Policy" in heard[0]
+    assert heard[2:] == ["exception: an exception", "request: http://elsewhere.test/"]
