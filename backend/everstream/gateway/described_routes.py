@@ -21,6 +21,7 @@ from everstream.gateway.described import (
     HTML,
     IDEMPOTENCY_KEY,
     JSON,
+    LIMITED,
     PLAIN,
     PROVIDER,
     STORE,
@@ -153,6 +154,7 @@ _PARTS = Answer(
     media=(EVENTS,),
     headers=("X-Everstream-Stream", "X-Vercel-AI-UI-Message-Stream"),
 )
+_NO_PAGE = Answer(503, "This server was made without its pages, and says how to build them.", media=(HTML,))
 _STOPPED = Answer(200, "The fence; `stream` is null where nothing ran.", http_replies.ChatStopped)
 
 OTHERS: tuple[Described, ...] = (
@@ -173,7 +175,7 @@ OTHERS: tuple[Described, ...] = (
                 ("X-Everstream-Stream",),
             ),
         ),
-        (*STORE, *BODY, *PROVIDER, "limit.streams"), CompletionAsked,
+        (*STORE, *BODY, *PROVIDER, *LIMITED), CompletionAsked,
         headers=(IDEMPOTENCY_KEY, ON_DISCONNECT), failed=(http_replies.OpenAIFailed,),
     ),
     Described(
@@ -203,12 +205,12 @@ OTHERS: tuple[Described, ...] = (
     Described(
         "POST", "/api/v1/generate", "generate", "apis", "One input, one answer",
         (Answer(200, "The answer.", http_replies.Generated, headers=("X-Everstream-Stream",)),),
-        (*STORE, *BODY, *PROVIDER, "limit.streams"), GenerateAsked, headers=(IDEMPOTENCY_KEY, ON_DISCONNECT),
+        (*STORE, *BODY, *PROVIDER, *LIMITED), GenerateAsked, headers=(IDEMPOTENCY_KEY, ON_DISCONNECT),
     ),
     Described(
         "POST", "/api/v1/generate/stream", "generate_stream", "apis", "One input, one answer, in chunks",
         (Answer(200, "Chunks as Server-Sent Events.", media=(EVENTS,), headers=("X-Everstream-Stream",)),),
-        (*STORE, *BODY, *PROVIDER, "limit.streams"), GenerateAsked, headers=(IDEMPOTENCY_KEY, ON_DISCONNECT),
+        (*STORE, *BODY, *PROVIDER, *LIMITED), GenerateAsked, headers=(IDEMPOTENCY_KEY, ON_DISCONNECT),
     ),
     Described(
         "GET", "/stream", "event_source", "apis", "An answer for the browser's `EventSource`",
@@ -224,7 +226,7 @@ OTHERS: tuple[Described, ...] = (
     ),
     Described(
         "POST", "/api/chat", "chat", "apis", "An answer for the AI SDK's `useChat`",
-        (_PARTS,), (*STORE, *BODY, *PROVIDER, "limit.streams"), UiChatAsked, query=UiModel, headers=(ON_DISCONNECT,),
+        (_PARTS,), (*STORE, *BODY, *PROVIDER, *LIMITED), UiChatAsked, query=UiModel, headers=(ON_DISCONNECT,),
         failed_media=(PLAIN, JSON),
     ),
     Described(
@@ -258,11 +260,12 @@ OTHERS: tuple[Described, ...] = (
         (Answer(200, "The text exposition format.", media=(PLAIN,)),), secured=False,
     ),
     Described(
-        "GET", "/", "page", "documents", "The chat page", (Answer(200, "A page.", media=(HTML,)),), secured=False,
+        "GET", "/", "page", "documents", "The chat page",
+        (Answer(200, "A page.", media=(HTML,)), _NO_PAGE), secured=False,
     ),
     Described(
         "GET", "/docs", "docs", "documents", "This description, for people",
-        (Answer(200, "A page.", media=(HTML,)),), secured=False,
+        (Answer(200, "A page.", media=(HTML,)), _NO_PAGE), secured=False,
     ),
     Described(
         "GET", "/openapi.json", "openapi", "documents", "This description: OpenAPI 3.1",
