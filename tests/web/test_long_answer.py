@@ -22,7 +22,7 @@ pytestmark = pytest.mark.browser
 TOKENS = 10_000
 TASK_MS_MAX = 100.0
 TRIES = 3
-HEAP_MIB_MAX = 64.0  # for a page with this one answer
+HEAP_MIB_MAX = 32.0  # for a page with this one answer
 ENDED_WITHIN_S = 60.0
 CATEGORIES = ["-*", "disabled-by-default-devtools.timeline"]  # the tasks of the page's threads
 
