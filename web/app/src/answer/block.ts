@@ -2,11 +2,10 @@
 
 import type { Token, Tokens } from "marked";
 
-/** A part of a block that stays as it is.  `view` is what it was drawn as, kept by whoever draws it. */
+/** A part of a block that stays as it is. */
 export interface Unit<Value> {
   key: number;
   value: Value;
-  view: unknown;
 }
 
 interface Place {
@@ -14,7 +13,6 @@ interface Place {
   from: number; // of the text, in characters
   upto: number;
   raw: string;
-  view: unknown; // as of a unit, once it is closed
 }
 
 export interface ListBlock extends Place {
@@ -51,7 +49,7 @@ export interface OtherBlock extends Place {
 export type Block = ListBlock | TableBlock | ParagraphBlock | CodeBlock | OtherBlock;
 
 export function unit<Value>(key: number, value: Value): Unit<Value> {
-  return { key, value, view: null };
+  return { key, value };
 }
 
 export function unitsOf<Value>(before: readonly Unit<Value>[], values: readonly Value[]): Unit<Value>[] {

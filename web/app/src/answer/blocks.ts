@@ -272,7 +272,7 @@ export class Growing {
 /** The block of a token, behind what was closed of it before; null: it shows nothing. */
 function blockOf(token: Token, from: number, part: Part | null): Block | null {
   const start = part?.from ?? from;
-  const base = { key: String(start), from: start, upto: from + token.raw.length, raw: token.raw, view: null };
+  const base = { key: String(start), from: start, upto: from + token.raw.length, raw: token.raw };
   if (token.type === "list") {
     const { ordered, start, loose, items } = token as Tokens.List;
     const head = { ordered, start: start === "" ? 1 : start, loose };

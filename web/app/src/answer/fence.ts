@@ -33,7 +33,7 @@ export function fenceAt(text: string, from: number): Fence | null {
   const found = /^( {0,3})(`{3,}|~{3,})[ \t]*(.*)$/.exec(line);
   if (found === null) return null;
   const [, indent = "", mark = "", lang = ""] = found;
-  const place = { key: String(from), from, upto: from + line.length + 1, raw: "", view: null };
+  const place = { key: String(from), from, upto: from + line.length + 1, raw: "" };
   const block: CodeBlock = { ...place, kind: "code", lang: lang.trim(), units: [], closed: false };
   return { mark, indent: indent.length, block, pending: "", lines: 0 };
 }

@@ -132,8 +132,8 @@ const BLOCKS: Record<string, (token: Token, to: Drawing, depth: number) => Compo
   },
   table: (token, to) => {
     const { header, rows } = token as Tokens.Table;
-    const units = rows.map((value, key) => ({ key, value, view: null }));
-    return drawTable({ kind: "table", key: "", from: 0, upto: 0, raw: "", view: null, header, units }, to);
+    const units = rows.map((value, key) => ({ key, value }));
+    return drawTable({ kind: "table", key: "", from: 0, upto: 0, raw: "", header, units }, to);
   },
   code: (token, to) => {
     const { lang, text } = token as Tokens.Code;
