@@ -106,6 +106,7 @@ async def rig() -> AsyncIterator[Rig]:
         serving(
             registry=registry_of,
             provider_max_retries=0,
+            commands_per_s=1_000_000,
             heartbeat_ms=600_000,  # between two tests of a busy machine a client may be told nothing for long
             **vendors_at(wires.url),
         ) as gateway,

@@ -32,7 +32,7 @@ FAULTS: dict[str, Fault] = {
     "session.unknown": Fault(False, 404),
     "session.busy": Fault(True, 409),
     "model.unknown": Fault(False, 404),
-    "limit.rate": Fault(True, 429),
+    "limit.rate": Fault(True, 429, 4003),
     "limit.streams": Fault(True, 429),
     "limit.budget": Fault(False, 402),
     "node.draining": Fault(True, 503, 4001),

@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 
 from everstream.core import protocol
-from everstream.core.commands import Command, Id
+from everstream.core.commands import Cancel, Command, Id
 from everstream.core.cursor import Cursor
 from everstream.core.errors import CLOSE_RATE, CLOSE_TOO_SLOW, EverstreamError
 from everstream.core.log import Log, Position
@@ -184,7 +184,7 @@ class Subscriber(ABC):
     async def start(self, command: Command) -> None:
         """Have a command carried out beside whatever else is."""
         wait_s = self._pace.take(self._loop.time())
-        if wait_s:
+        if wait_s and not isinstance(command, Cancel):  # to stop something is never too much
             await self._too_fast(command, wait_s)
             return
         self._hurried = 0

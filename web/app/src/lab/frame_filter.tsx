@@ -14,7 +14,8 @@ const DIRECTIONS: readonly [Wanted["direction"], string][] = [
 
 export function FrameFilter({ recorder, streams }: { recorder: Recorder; streams: readonly string[] }): JSX.Element {
   const { wanted } = recorder.shown;
-  const want = (part: Partial<Wanted>): void => recorder.want({ ...wanted, ...part });
+  // What is wanted by now: two things may be chosen before the next drawing.
+  const want = (part: Partial<Wanted>): void => recorder.want({ ...recorder.shown.wanted, ...part });
   return (
     <div class="frame-filter" role="search" aria-label="Frames">
       <select
