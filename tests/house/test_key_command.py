@@ -9,12 +9,11 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from tests.gateway.conftest import client_of
 from tests.server import clean_environment, running_server
 from tests.store.conftest import Seat, until
@@ -37,14 +36,7 @@ WAIT_S = 30.0
 Said = tuple[int, str, str]
 
 
-@pytest.fixture(autouse=True)
-def _quiet_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    for variable in [name for name in os.environ if name.upper().startswith("EVERSTREAM_")]:
-        monkeypatch.delenv(variable)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EVERSTREAM_DATA_DIR", str(tmp_path / "data"))
-    yield
-    structlog.reset_defaults()
+pytestmark = pytest.mark.usefixtures("quiet_surroundings")
 
 
 @pytest.fixture

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-import structlog
 from tests.server import ServerProcess, clean_environment
 
 from everstream.cli import Exit, main
@@ -22,14 +20,7 @@ Said = tuple[int, str, str]
 ID = "k3v7q2mzt5aw"
 
 
-@pytest.fixture(autouse=True)
-def _quiet_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    for variable in [name for name in os.environ if name.upper().startswith("EVERSTREAM_")]:
-        monkeypatch.delenv(variable)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EVERSTREAM_DATA_DIR", str(tmp_path / "data"))
-    yield
-    structlog.reset_defaults()
+pytestmark = pytest.mark.usefixtures("quiet_surroundings")
 
 
 @pytest.fixture
