@@ -74,6 +74,16 @@ def test_a_holder_that_never_settles_is_forgotten_and_what_it_used_is_not() -> N
     assert not account.settle("a", {"tokens": 1})
 
 
+def test_a_holder_that_claims_again_is_kept_for_longer_and_never_for_less() -> None:
+    account = Account()
+    account.claim("a", [place(1), tokens(60)], NOON_MS, TTL_MS)
+    assert account.claim("a", [place(1), tokens(10)], NOON_MS + TTL_MS - 1, TTL_MS) == [1, 60]
+    assert account.claim("a", [place(1)], NOON_MS + TTL_MS, 1) == [1, 60]
+    assert account.claim("b", [place(1)], NOON_MS + 2 * TTL_MS - 2, TTL_MS) == Spent("places", 0)
+    assert account.claim("b", [place(1)], NOON_MS + 2 * TTL_MS - 1, TTL_MS) == [1]
+    assert account.used["tokens"][1] == 60, "it was claimed once"
+
+
 def test_more_than_was_claimed_may_have_been_used_and_is_counted() -> None:
     account = Account()
     account.claim("a", [tokens(10)], NOON_MS, TTL_MS)

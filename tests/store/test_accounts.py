@@ -73,6 +73,29 @@ async def test_a_holder_is_forgotten_in_time(place: Place) -> None:
     assert said == [1, 40]
 
 
+async def test_a_holder_that_claims_again_is_kept_for_longer_and_never_for_less(place: Place) -> None:
+    one, two = await place.seat(), await place.seat("n_two")
+    for ttl_ms in (100, TTL_MS, 1):
+        assert await one.store.claim("k", "c_1", [place_of(1), tokens(60, 100)], ttl_ms) == [1, 60]
+    await one.store.claim("other", "c_1", [place_of(1)], 100)
+    async with asyncio.timeout(10):
+        while isinstance(await two.store.claim("other", "c_2", [place_of(1)], TTL_MS), Spent):
+            await asyncio.sleep(0.005)  # pause: for the store's clock
+    assert await two.store.claim("k", "c_2", [place_of(1)], TTL_MS) == Spent("places", 0)
+    assert await two.store.claim("k", "", [tokens(60, 100)], TTL_MS) == [40], "it was claimed once"
+    assert await two.store.settle("k", "c_1", {})
+
+
+async def test_an_account_that_is_claimed_again_lasts_for_as_long_as_its_holder(place: Place) -> None:
+    if place.kind == "memory":
+        pytest.skip("only a server keeps time for its keys")
+    store = (await place.seat()).store
+    for ttl_ms in (60_000, TTL_MS, 60_000):
+        await store.claim("k", "c_1", [place_of(1)], ttl_ms)
+    (ttl_s,) = [left for key, left in (await place.keys()).items() if "a:" in key]
+    assert TTL_MS / 1000 - 60 < ttl_s <= TTL_MS / 1000
+
+
 async def test_an_account_outlasts_its_span_and_no_more(place: Place) -> None:
     if place.kind == "memory":
         pytest.skip("only a server keeps time for its keys")

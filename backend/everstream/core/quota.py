@@ -1,7 +1,7 @@
 """What somebody may use: so much at a time, so much in a span of time.
 
     claim:   wanted at the start, of an answer say: a place beside the others, a start, tokens, money
-    holder:  who claims; a second claim of the same holder is the first one
+    holder:  who claims; a second claim of the same holder is the first one, and prolongs its time
     settle:  what was really used; the rest is given back
 
 An *account* keeps, for every name, what was used in the span that is under way, and what its holders hold.  Spans are
@@ -52,11 +52,16 @@ class Account:
     holders: dict[str, tuple[int, list[Grant]]] = field(default_factory=dict)  # holder -> forgotten at ms, its grants
 
     def claim(self, holder: str, claims: Sequence[Claim], now_ms: int, ttl_ms: int) -> Spent | list[int]:
-        """What of each claim was granted; `Spent`: nothing was.  An empty `holder` only asks, and holds nothing."""
+        """What of each claim was granted; `Spent`: nothing was.  An empty `holder` only asks, and holds nothing.
+
+        A holder that is known keeps what it was granted, whatever is claimed now, for `ttl_ms` from now at least.
+        """
         for name in [name for name, (until, _) in self.holders.items() if until <= now_ms]:
             del self.holders[name]
         if holder in self.holders:
-            return [amount for _, _, amount in self.holders[holder][1]]
+            until, grants = self.holders[holder]
+            self.holders[holder] = (max(until, now_ms + ttl_ms), grants)
+            return [amount for _, _, amount in grants]
         held: dict[str, int] = {}
         for _, grants in self.holders.values():
             for name, span, amount in grants:

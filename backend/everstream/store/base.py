@@ -260,7 +260,8 @@ class Store(Protocol):
     async def claim(self, account: str, holder: str, claims: Sequence[Claim], ttl_ms: int) -> Spent | list[int]:
         """What of each claim was granted, or what there is not enough of; then nothing was.
 
-        `holder` is forgotten after `ttl_ms` unless it settles before.  An empty one only asks.
+        `holder` is forgotten after `ttl_ms` unless it settles before, or claims again: that is granted what it has, and
+        prolongs its time.  An empty one only asks.
         """
         ...
 

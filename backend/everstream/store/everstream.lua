@@ -412,11 +412,12 @@ local function used_of(packed, span)
 end
 
 -- KEYS: account.  ARGV: holder, ttl_ms, and for each claim name, amount, least, most, span_ms.
--- Reply: 1 and the amounts granted, or 0, the name that is spent, and when there is more.
+-- Reply: 1 and the amounts granted, or 0, the name that is spent, and when there is more.  A holder that is known
+-- keeps what it has, for ttl_ms from now at least.
 local function claim(keys, args)
   local holder, ttl_ms, now = args[1], tonumber(args[2]), clock_ms()
   local fields = redis.call('HGETALL', keys[1])
-  local used, held, ours = {}, {}, nil
+  local used, held, ours, known = {}, {}, nil, nil
   for i = 1, #fields, 2 do
     local kind, name = string.sub(fields[i], 1, 2), string.sub(fields[i], 3)
     if kind == 'u:' then
@@ -424,14 +425,21 @@ local function claim(keys, args)
     elseif tonumber(string.match(fields[i + 1], '^%d+')) <= now then
       redis.call('HDEL', keys[1], fields[i])
     else
-      if name == holder then ours = {1} end
+      if name == holder then ours, known = {1}, fields[i + 1] end
       for what, span, amount in string.gmatch(fields[i + 1], ' (%l+) (%S+) (%d+)') do
         if name == holder then ours[#ours + 1] = tonumber(amount) end
         if span == '-1' then held[what] = (held[what] or 0) + tonumber(amount) end
       end
     end
   end
-  if ours then return ours end
+  if ours then
+    local until_ms, grants = string.match(known, '^(%d+)(.*)$')
+    if tonumber(until_ms) < now + ttl_ms then
+      redis.call('HSET', keys[1], 'h:' .. holder, string.format('%.0f', now + ttl_ms) .. grants)
+    end
+    if redis.call('PTTL', keys[1]) < ttl_ms then redis.call('PEXPIRE', keys[1], ttl_ms) end
+    return ours
+  end
   local reply, grants, keep_ms = {1}, {}, ttl_ms
   for i = 3, #args, 5 do
     local name, span_ms = args[i], tonumber(args[i + 4])
