@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     allowed_origins: str = Field(
         default="", description="Other sites whose pages may connect, as https://host:port, with commas; * lets all."
     )
+    allowed_hosts: str = Field(
+        default="", description="Names by which it may be asked where nobody says who he is, with commas; * any."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severe message that is logged."
     )
@@ -141,6 +144,9 @@ class Settings(BaseSettings):
     )
     user_usd_per_day: float = Field(
         default=0.0, ge=0.0, le=1e9, description="Dollars of one user in a day of UTC, where prices are known; 0: any."
+    )
+    user_connections: int = Field(
+        default=0, ge=0, le=1_000_000, description="Connections of one user at a time, over all servers; 0: any number."
     )
 
     # connections

@@ -274,7 +274,7 @@ def test_every_setting_says_what_it_is_and_every_number_its_unit() -> None:
         "provider_max_connections", "provider_max_retries",
         "streams_in_memory", "local_parallel", "local_threads", "sessions_per_connection", "session_messages",
         "session_members", "session_turns", "session_queue", "tool_rounds", "connections", "connections_per_address",
-            "user_streams", "user_starts_per_minute", "user_tokens_per_day", "user_usd_per_day",
+            "user_streams", "user_starts_per_minute", "user_tokens_per_day", "user_usd_per_day", "user_connections",
     }  # fmt: skip
     for row in rows:
         assert row.description.endswith("."), row.name

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from everstream.gateway.headcount import Headcount
 from everstream.gateway.standing import Standing
 from everstream.runtime.node import Node
 
@@ -29,6 +30,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._open: set[Connected] = set()
+        self.headcount: Headcount | None = None  # set when a node is served
         self.leave_by: float | None = None  # loop time by which everybody was asked to have left
 
     def __len__(self) -> int:

@@ -49,6 +49,7 @@ class StreamRead(msgspec.Struct, frozen=True):
     offset: Offset = 0
     format: Literal["native", "openai", "ui", "generate"] = "native"
     include_usage: str = ""  # 1 or true: with a last chunk that has it, in OpenAI's format
+    ticket: str = ""
 
 
 class StreamNamed(msgspec.Struct, frozen=True):
@@ -110,6 +111,7 @@ class UiResumed(msgspec.Struct, frozen=True):
 
     chat: Annotated[str, msgspec.Meta(min_length=1)]
     ended: str = ""  # 1 or true
+    ticket: str = ""
 
 
 class UiStopped(msgspec.Struct, frozen=True):
@@ -127,12 +129,14 @@ class EventSourceAsked(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
     request_id: Annotated[str, msgspec.Meta(min_length=1, max_length=ID_CHARS_MAX)] | None = None
+    ticket: str = ""
 
 
 class Places(msgspec.Struct, frozen=True):
     """`STREAM`, or `STREAM,EPOCH,OFFSET`: streams to be read, from these places on."""
 
     at: Annotated[list[str], msgspec.Meta(max_length=PLACES_MAX)] = []
+    ticket: str = ""
 
 
 Said = dict[str, Any]
@@ -190,7 +194,14 @@ OTHERS: tuple[Described, ...] = (
     Described(
         "GET", "/v1/events", "read_events", "streams", "Read many streams at once, as a WebSocket does",
         (Answer(200, "The protocol's frames as Server-Sent Events, for as long as it is open.", media=(EVENTS,)),),
-        (*STORE, "request.invalid"), Places, more="The first frame is `welcome`, whose `connection` takes commands.",
+        (*STORE, "request.invalid", "limit.rate"), Places,
+        more="The first frame is `welcome`, whose `connection` takes commands.",
+    ),
+    Described(
+        "POST", "/v1/tickets", "make_ticket", "streams", "A ticket for an address, where no header can be sent",
+        (Answer(200, "It is good once, for so long.", http_replies.TicketMade),), STORE,
+        more="As `ticket` in the query of `/stream`, `/v1/streams/{stream}`, `/v1/events` and "
+        "`/api/chat/{chat}/stream` it takes the place of a token.",
     ),
     Described(
         "POST", "/v1/commands", "give_commands", "streams", "Say what is said over the WebSocket",

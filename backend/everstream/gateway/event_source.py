@@ -34,6 +34,8 @@ from everstream.gateway.http_door import HttpDoor, Served, paying
 from everstream.gateway.http_streams import HttpStreams
 from everstream.gateway.outcome import failure_of
 from everstream.gateway.sse import HEADERS, RETRY
+from everstream.gateway.standing import Standing
+from everstream.gateway.tickets import began
 from everstream.runtime.hub import Feed
 
 PROMPT_CHARS_MAX = 8_192  # some proxies take no URL that is longer than that
@@ -65,10 +67,10 @@ class EventSource:
             raise
 
     async def _answered(self, request: Request, place: str) -> Response:
-        standing, answers = await self._streams.admitted(request)
+        named = _PLACE.fullmatch(place)
+        standing, answers = await self._streams.admitted(request, named[1] if named else "")
         try:
-            user = standing.principal.id
-            found = await (self._resumed(place, user) if place else self._begun(request, user))
+            found = await (self._resumed(place, standing.principal.id) if place else self._begun(request, standing))
             if isinstance(found, Response):
                 standing.end()
                 return found
@@ -80,12 +82,15 @@ class EventSource:
         answers.append(answer)
         return answer
 
-    async def _begun(self, request: Request, user: str) -> tuple[Feed, int] | Response:
-        wanted, key = asked(request, self._served.node.settings.default_model)
+    async def _begun(self, request: Request, standing: Standing) -> tuple[Feed, int] | Response:
+        node, principal = self._served.node, standing.principal
+        wanted, key = asked(request, node.settings.default_model)
         try:
-            return await self._served.node.generate(paying(request, wanted), user, key), 0
+            feed = await node.generate(paying(request, wanted), principal.id, key)
         except EverstreamError as error:  # a page cannot read why a status was no good one
             return _at_once(_said({"type": "error", "message": error.message}, OVER))
+        await began(node.store, request, principal, feed.stream)
+        return feed, 0
 
     async def _resumed(self, place: str, user: str) -> tuple[Feed, int] | Response:
         """The stream that a browser has read up to a place, or what ends its coming back."""

@@ -1,6 +1,7 @@
 """Everything without a WebSocket: commands by POST, and what they bring as Server-Sent Events.
 
     GET  /v1/events?at=STREAM[,EPOCH,OFFSET]&at=…    many streams from their places on, in the protocol's own frames
+    POST /v1/tickets                                  what stands in an address where no header can be sent
     POST /v1/commands                                 a command, a list of them, or {connection, commands}
 
 An event connection is a `Subscriber` like a WebSocket's, but for the way its commands come.  With its id (`connection`
@@ -30,6 +31,7 @@ from everstream.gateway.frames import PlainEncoder
 from everstream.gateway.http_door import HttpDoor, Served
 from everstream.gateway.sse import COMMENT, HEADERS
 from everstream.gateway.subscriber import Subscriber
+from everstream.gateway.tickets import TICKET_S, made
 from everstream.runtime.ending import end
 from everstream.runtime.hub import Feed
 
@@ -114,8 +116,18 @@ class EventConnection(Subscriber):
 
     def stop(self) -> None:
         """Say no more."""
+        self.free_place()
         self._closing = True
         self._events.shut()
+
+    async def enter(self) -> None:
+        """Take a place among the user's connections.  Raises EverstreamError `limit.rate`."""
+        if self._connections.headcount is not None:
+            await self._connections.headcount.enter(self.user.id, self.id)
+
+    def free_place(self) -> None:
+        if self._connections.headcount is not None:
+            self._connections.headcount.leave(self.id)
 
     async def run(self, places: list[Resume], send: Callable[[bytes], Any]) -> None:
         """Say who is there, and all that comes, until nobody listens any more."""
@@ -165,6 +177,7 @@ class EventsResponse(Response):
                 await connection.run(self._places, body)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
+            connection.free_place()
             await end([gone])
 
 
@@ -199,6 +212,7 @@ class Events:
     def routes(self) -> list[BaseRoute]:
         return [
             Route("/v1/events", self._door.route(self._listen), methods=["GET", "OPTIONS"]),
+            Route("/v1/tickets", self._door.route(self._ticket), methods=["POST", "OPTIONS"]),
             Route("/v1/commands", self._door.route(self._command), methods=["POST", "OPTIONS"]),
         ]
 
@@ -207,8 +221,22 @@ class Events:
         if len(places) > PLACES_MAX:
             raise EverstreamError("request.invalid", f"{PLACES_MAX} places at once")
         connection = EventConnection(self._served)
-        connection.standing = await self._door.admit(request, connection.stop)
+        connection.standing = await self._door.admit(request, connection.stop, "")
+        try:
+            await connection.enter()
+        except BaseException:
+            connection.standing.end()
+            raise
         return EventsResponse(connection, self._served, places)
+
+    async def _ticket(self, request: Request) -> Response:
+        """A ticket, in place of what was shown here."""
+        standing = await self._door.admit(request)
+        standing.end()
+        ticket = await made(self._served.node.store, standing.principal)
+        answer = _json({"ticket": ticket, "expires_ms": TICKET_S * 1000})
+        answer.headers["cache-control"] = "no-store"
+        return answer
 
     async def _command(self, request: Request) -> Response:
         standing = await self._door.admit(request)

@@ -23,12 +23,14 @@ from everstream.core.wire import shallow
 from everstream.gateway.auth import Authenticate
 from everstream.gateway.connections import Connections
 from everstream.gateway.standing import Standing
+from everstream.gateway.tickets import redeeming, ticket_in
 from everstream.runtime.node import Node
 
 logger = structlog.get_logger(__name__)
 
 Shape = Callable[[EverstreamError], dict[str, Any]]  # an error as the body of an answer
 Handler = Callable[[Request], Awaitable[Response]]
+ORIGIN_CHARS_MAX = 200  # that are logged
 CORS_AGE_S = 600
 CORS_HEADERS = "authorization, content-type, idempotency-key, last-event-id, x-api-key, x-everstream-on-disconnect"
 CORS_SHOWN = "x-everstream-stream, x-everstream-error, retry-after"
@@ -76,7 +78,8 @@ class HttpDoor:
             if request.method == "OPTIONS":
                 answer = _preflight(request) if allowed else Response(status_code=403)
             elif not allowed:
-                logger.warning("a page of another site was refused", origin=request.headers.get("origin", "")[:200])
+                said, client = request.headers.get("origin", "")[:ORIGIN_CHARS_MAX], request.client
+                logger.warning("a page of another site was refused", origin=said, address=client and client.host)
                 answer = refusal(EverstreamError("auth.forbidden", "this origin may not ask"), shape)
             else:
                 answer = await _answer(handler, request, shape)
@@ -96,13 +99,19 @@ class HttpDoor:
             return own or origin in allowed or "*" in allowed
         return request.headers.get("sec-fetch-site") not in ("cross-site", "same-site") or "*" in allowed
 
-    async def admit(self, request: Request, expire: Callable[[], None] = lambda: None) -> Standing:
+    async def admit(
+        self, request: Request, expire: Callable[[], None] = lambda: None, reads: str | None = None
+    ) -> Standing:
         """Who asks.  `expire` is called when what was shown holds no more.  Raises EverstreamError `auth.…`.
 
-        The token is `X-API-Key`, or `Authorization: Bearer`.
+        The token is `X-API-Key`, or `Authorization: Bearer`; where `reads` is given (a stream that is read, "" for
+        another use) a ticket may take its place.
         """
-        node = self._served.node
-        standing = Standing(request, self._served.authenticate, node.settings.hello_timeout_s, lambda: None, expire)
+        node, authenticate = self._served.node, self._served.authenticate
+        ticket = ticket_in(request) if reads is not None and request.method == "GET" else None
+        if reads is not None and ticket is not None:
+            authenticate = redeeming(node.store, authenticate, ticket, reads)
+        standing = Standing(request, authenticate, node.settings.hello_timeout_s, lambda: None, expire)
         try:
             await standing.admit(request.headers.get("x-api-key"))
         except EverstreamError:

@@ -39,6 +39,11 @@ class CommandFailed(ErrorFrame, frozen=True, kw_only=True):
     id: str | int | None = None
 
 
+class TicketMade(Reply, frozen=True, kw_only=True):
+    ticket: str
+    expires_ms: int
+
+
 class EventsNamed(Reply, frozen=True, kw_only=True):
     connection: str
 

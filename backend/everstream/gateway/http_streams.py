@@ -89,15 +89,18 @@ class HttpStreams:
         node = self._served.node
         return lambda: node.do(node.stop_stream(feed.stream), f"stop {feed.stream}")
 
-    async def admitted(self, request: Request) -> tuple[Standing, list[SseResponse]]:
-        """Who asks for a stream, and a list for the answer: it is ended when what was shown holds no more."""
+    async def admitted(self, request: Request, reads: str | None = None) -> tuple[Standing, list[SseResponse]]:
+        """Who asks for a stream, and a list for the answer: it is ended when what was shown holds no more.
+
+        `reads` is as for the door's `admit`.
+        """
         answers: list[SseResponse] = []
 
         def expire() -> None:
             for answer in answers:
                 answer.stop()
 
-        return await self._door.admit(request, expire), answers
+        return await self._door.admit(request, expire, reads), answers
 
     async def found(self, stream: str, offset: int, user: str) -> Feed:
         """A stream, as far as a reader at this offset holds it.  Raises EverstreamError `stream.unknown`."""
@@ -106,7 +109,7 @@ class HttpStreams:
         return await node.find_for(stream, Position(feed.log.epoch, offset), user) if offset else feed
 
     async def _read(self, request: Request) -> Response:
-        standing, answers = await self.admitted(request)
+        standing, answers = await self.admitted(request, request.path_params["stream"])
         try:
             offset = place_in(request)
             feed = await self.found(request.path_params["stream"], offset, standing.principal.id)

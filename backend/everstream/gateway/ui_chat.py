@@ -126,7 +126,7 @@ class UiChat:
         return await (self._stop(request) if request.method == "DELETE" else self._resume(request))
 
     async def _resume(self, request: Request) -> Response:
-        standing, answers = await self._streams.admitted(request)
+        standing, answers = await self._streams.admitted(request, "")
         try:
             user = standing.principal.id
             note = await self._noted(request.path_params["chat"], user)

@@ -151,6 +151,10 @@ class Node:
         await self._store.ping()
 
     @property
+    def store(self) -> Store:
+        return self._store
+
+    @property
     def generating(self) -> int:
         """Generations under way here."""
         return len(self._relays)
