@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -21,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
 from everstream.core.errors import EverstreamError
+from everstream.gateway.quiet import told_of
 
 logger = structlog.get_logger(__name__)
 
@@ -89,8 +89,7 @@ async def principal_of(authenticate: Authenticate | None, credentials: Credentia
         raise
     except Exception as error:
         # As text: a traceback that is laid out elsewhere may show variables, and tokens are among them.
-        said = "".join(traceback.format_exception(error))
-        logger.error("nobody can be let in: authenticate failed", client=credentials.client, traceback=said)
+        logger.error("nobody can be let in: authenticate failed", client=credentials.client, traceback=told_of(error))
         raise EverstreamError("internal", "the server could not find out who you are") from None
     raise EverstreamError("auth.denied", "this token is not accepted" if credentials.token else "a token is needed")
 

@@ -17,13 +17,21 @@ import sys
 from typing import Final
 
 import structlog
+from structlog.typing import EventDict, Processor
 
+from everstream.gateway.quiet import QuietFormatter, quiet_exceptions
 from everstream.settings import Settings
 
 EXIT_FAILED: Final = 1
 EXIT_STORE: Final = 3
 EXIT_PORT: Final = 4
 NOTIFY_ENV: Final = "NOTIFY_SOCKET"
+# What moves a terminal's cursor, ends a line, or shows text in another order than it is in.
+_CONTROLS: Final = {
+    code: f"\\u{code:04x}"
+    for span in ((0, 32), (127, 160), (0x2028, 0x202F), (0x2066, 0x206A))
+    for code in range(*span)
+}
 
 
 def bind(settings: Settings) -> socket.socket | None:
@@ -87,22 +95,37 @@ def tell_systemd(state: str) -> None:
             print(f"everstream: the service manager was not told {state}: {error.strerror}", file=sys.stderr)
 
 
+def escaped(logger: object, method: str, event: EventDict) -> EventDict:
+    """A line's texts without control characters: what a client sent begins no line of its own.
+
+    A traceback keeps its lines, each with a space in front.
+    """
+    for name, value in event.items():
+        if isinstance(value, str):
+            lines = value.splitlines() if name in ("exception", "traceback") else [value]
+            event[name] = "\n ".join(line.translate(_CONTROLS) for line in lines)
+    return event
+
+
 def configure_logs(settings: Settings) -> None:
-    """One line an event, to standard error."""
+    """One line an event, to standard error; of exceptions where they came from, but not what they say (`quiet`)."""
     level = getattr(logging, settings.log_level.upper())
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    renderer = (
-        structlog.processors.JSONRenderer()
+    others = logging.StreamHandler(sys.stderr)
+    others.setFormatter(QuietFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[others])
+    # JSON escapes by itself.
+    renderers: list[Processor] = (
+        [structlog.processors.JSONRenderer()]
         if settings.log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else [escaped, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            renderer,
+            quiet_exceptions,
+            *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
