@@ -14,5 +14,7 @@ process.  The files: `process` starts, watches and ends processes; `build` compi
 three; `scenarios` what is done to them; `report` the medians, the table and the JSON; `micro` needs no sockets at all.
 
 How one stream comes to thousands of readers is measured apart, since it needs readers inside the server's process:
-`fanout` says what is played and what is made of it, `hall` is that process, `audience` who listens there.
+`fanout` says what is played and what is made of it, `hall` is that process, `audience` who listens there.  `idle` and
+`attack` are about the doors: very many connections that do nothing, or harm; `crowd` is a process of such clients,
+`besiege` what they do that does harm, `clients` how they are told.
 """

@@ -11,15 +11,17 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from tests.bench import fanout, micro, reconnect, report
+from tests.bench import attack, fanout, idle, micro, reconnect, report
 from tests.bench.build import NoCompiler, compiler
 from tests.bench.scenarios import QUICK, SCENARIOS, Sample, Scenario, play
 from tests.bench.targets import NAMES, Bench
 
 ROUNDS = 3
-BESIDES = {scene.NAME: scene for scene in (fanout, reconnect)}  # of the server alone
+BESIDES: dict[str, Any] = {scene.NAME: scene for scene in (fanout, reconnect, idle, attack)}  # of the server alone
 WARM = Scenario("warm", "the first streams load code and open connections", streams=5, deltas=100, limit_s=30.0)
 
 
@@ -59,7 +61,10 @@ def main(words: list[str] | None = None) -> int:
     complaints = [c for _, samples in played for s in samples if s.target != "naive" for c in s.complaints]
     for name, scene in BESIDES.items():
         if name in asked and "server" in names:
-            found[name] = scene.measure(scene.QUICK if options.quick else scene.FULL)
+            size: Any = scene.QUICK if options.quick else scene.FULL
+            if scene is idle and options.connections:
+                size = replace(size, connections=options.connections)
+            found[name] = scene.measure(size)
             complaints += found[name]["complaints"]
             print(scene.table(found[name]) + "\n", flush=True)
     if not options.scenario:
@@ -77,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--target", action="append", choices=NAMES, help="only this one; may be repeated")
     parser.add_argument("--rounds", type=int, help=f"turns of each target (default {ROUNDS}, quick 1)")
+    parser.add_argument("--connections", type=int, help=f"of `idle` (default {idle.FULL.connections:,})")
     parser.add_argument("--quick", action="store_true", help="small loads, half a minute: do the tools work")
     parser.add_argument("--json", type=Path, help="write everything here")
     return parser

@@ -59,6 +59,7 @@ from tests.bench.audience import (
 from tests.bench.build import program
 from tests.bench.fanout_turn import Stuck, Told, Turn
 from tests.bench.micro import calibrate
+from tests.bench.process import allow_files
 
 WATCHED_EVERY = 97  # readers in the process; the first and the last are watched in any case
 SPARE_FILES = 200
@@ -275,15 +276,6 @@ async def until(condition: Callable[[], bool], expected_s: float = 0.0) -> None:
         if time.monotonic() > limit:
             raise RuntimeError("the readers did not come, or the stream did not end, in time")
         await asyncio.sleep(LOOK_EVERY_S)  # pause: between two looks at a condition
-
-
-def allow_files(wanted: int) -> None:
-    """Raise the limit of open files, for us and our children.  Raises RuntimeError where that cannot be."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise RuntimeError(f"{wanted} files must be open at once, and the limit is {hard} (ulimit -Hn)")
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def serve(turns: list[Turn]) -> None:

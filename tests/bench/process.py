@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -28,9 +29,18 @@ QUIET_SHARE = 0.05  # of one core: less than this over one look counts as quiet
 _libc = ctypes.CDLL(None)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Runs in the child before it becomes its program: a bench that is killed leaves nothing behind."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def allow_files(wanted: int) -> None:
+    """Raise the limit of open files, for us and our children.  Raises RuntimeError where that cannot be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise RuntimeError(f"{wanted} files must be open at once, and the limit is {hard} (ulimit -Hn)")
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Process:
@@ -47,7 +57,7 @@ class Process:
             stderr=subprocess.STDOUT,
             env=dict(env),
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
 
     @property
@@ -56,6 +66,16 @@ class Process:
 
     def text(self) -> str:
         return self._output.read_text(errors="replace")
+
+    def resident_bytes(self) -> int:
+        return _memory_bytes(self.pid, "VmRSS")
+
+    def peak_bytes(self) -> int:
+        """The most that was resident since `forget_peak`, or ever."""
+        return _memory_bytes(self.pid, "VmHWM")
+
+    def forget_peak(self) -> None:
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def cpu_ns(self) -> int:
         """CPU nanoseconds used so far, by it and by the children it has now.  Raises RuntimeError if it has died."""
@@ -107,6 +127,11 @@ class Process:
             os.killpg(self.pid, signal.SIGKILL)
         self._child.wait(STOP_LIMIT_S)
         self._file.close()
+
+
+def _memory_bytes(pid: int, name: str) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition(f"{name}:")[2].split()[0]) * 1024
 
 
 def _cpu_ns(pid: int) -> int:

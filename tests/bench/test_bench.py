@@ -23,7 +23,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from everstream.settings import Settings
-from tests.bench import fanout, micro, reconnect, report
+from tests.bench import attack, fanout, idle, micro, reconnect, report
 from tests.bench.__main__ import main, turns
 from tests.bench.audience import CountingEncoder, Reader, frames_with_tokens
 from tests.bench.build import NoCompiler, compiler, program
@@ -334,3 +334,43 @@ def test_the_return_can_be_asked_for_alone(
     monkeypatch.setattr(reconnect, "measure", lambda size: returned | {"complaints": ["a token was lost"]})
     assert main(["--scenario", "reconnect", "--quick"]) == 1
     assert "! a token was lost" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------- the doors
+
+SCARCE = idle.Size(connections=60, streams=4, per_s=50.0, gaps_s=0.3, cpu_s=0.2)
+SKIRMISH = replace(attack.QUICK, sockets=9, streams=3, per_s=50.0, gaps_s=0.3, slow_s=0.6, flood_s=0.2)
+
+
+def _needs_compiler() -> None:
+    try:
+        compiler()
+    except NoCompiler as error:
+        pytest.skip(str(error))
+
+
+def test_idle_connections_are_welcomed_stay_and_are_weighed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _needs_compiler()
+    monkeypatch.setattr(idle, "QUICK", SCARCE)
+    monkeypatch.setattr(idle, "STEPS", (30,))
+    assert main(["--scenario", "idle", "--quick", "--connections", "50"]) == 0
+    said = capsys.readouterr().out
+    assert "50 idle connections, 4 live streams beside them" in said
+    assert "at     30:" in said
+    assert "with to before: p50" in said
+
+
+def test_what_harms_is_cut_off_and_what_is_slow_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _needs_compiler()
+    monkeypatch.setattr(attack, "QUICK", SKIRMISH)
+    told = tmp_path / "told.json"
+    assert main(["--scenario", "attack", "--quick", "--json", str(told)]) == 0
+    found = json.loads(told.read_text())["attack"]
+    assert found["complaints"] == []
+    phases = found["phases"]
+    assert [phases[kind]["cut"] for kind in ("head", "silent", "body")] == [SKIRMISH.sockets // 3] * 3
+    assert phases["stuck"]["cut_s"] >= SKIRMISH.write_s
+    assert phases["burst"]["welcomed"] == SKIRMISH.sockets
+    assert all(phase["gaps"]["count"] and not phase["gaps"]["lost"] for phase in phases.values())
