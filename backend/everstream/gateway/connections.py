@@ -30,7 +30,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._open: set[Connected] = set()
-        self.headcount: Headcount | None = None  # set when a node is served
+        self._headcount: Headcount | None = None
         self.leave_by: float | None = None  # loop time by which everybody was asked to have left
 
     def __len__(self) -> int:
@@ -50,6 +50,12 @@ class Connections:
         finally:
             self._open.discard(connection)
             node.counters.connections -= 1
+
+    def headcount(self, node: Node) -> Headcount:
+        """What counts the connections of each user, on this node and all others."""
+        if self._headcount is None:
+            self._headcount = Headcount(node)
+        return self._headcount
 
     def proofs(self) -> set[str]:
         """What those who are connected stand on, as far as it can be told apart."""

@@ -122,12 +122,10 @@ class EventConnection(Subscriber):
 
     async def enter(self) -> None:
         """Take a place among the user's connections.  Raises EverstreamError `limit.rate`."""
-        if self._connections.headcount is not None:
-            await self._connections.headcount.enter(self.user.id, self.id)
+        await self._connections.headcount(self._node).enter(self.user.id, self.id)
 
     def free_place(self) -> None:
-        if self._connections.headcount is not None:
-            self._connections.headcount.leave(self.id)
+        self._connections.headcount(self._node).leave(self.id)
 
     async def run(self, places: list[Resume], send: Callable[[bytes], Any]) -> None:
         """Say who is there, and all that comes, until nobody listens any more."""

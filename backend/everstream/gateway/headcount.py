@@ -39,8 +39,7 @@ class Headcount:
         self._node = node
         self._most = node.settings.user_connections
         self._held: dict[str, str] = {}  # connection -> its user
-        if self._most:
-            node.do(self._renewing(), "renew connections")
+        self._begun = False
 
     async def enter(self, user: str, connection: str) -> None:
         """Take a place for a connection, which has to `leave`.  Without a limit nothing is counted.
@@ -49,6 +48,9 @@ class Headcount:
         """
         if not self._most:
             return
+        if not self._begun:
+            self._begun = True
+            self._node.do(self._renewing(), "renew connections")
         self._held[connection] = user
         try:
             taken = await self._claim(user, connection)
@@ -85,7 +87,7 @@ class Headcount:
             await asyncio.sleep(RENEW_S)
             held = list(self._held.items())
             for first in range(0, len(held), BATCH):
-                batch = [(connection, user) for connection, user in held[first : first + BATCH]]
+                batch = held[first : first + BATCH]
                 claims = (self._claim(user, connection) for connection, user in batch if connection in self._held)
                 outcomes = await asyncio.gather(*claims, return_exceptions=True)
                 for outcome in outcomes:

@@ -10,7 +10,7 @@ import contextlib
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from everstream.core import commands
-from everstream.core.errors import CLOSE_EXPIRED, FAULTS, EverstreamError
+from everstream.core.errors import CLOSE_EXPIRED, CLOSE_RATE, FAULTS, EverstreamError
 from everstream.core.protocol import ClientProtocol, Refuse, error_frame, error_of
 from everstream.core.wire import Encoding
 from everstream.gateway.auth import Authenticate
@@ -60,6 +60,7 @@ class Connection(Subscriber):
         finally:
             hello.cancel()
             heartbeat.cancel()
+            self._free_place()
             await self._end()
 
     async def _receive(self) -> str | bytes | None:
@@ -70,6 +71,7 @@ class Connection(Subscriber):
         return message["bytes"] if data is None else data
 
     async def close(self, code: int, reason: str) -> None:
+        self._free_place()  # a client that is sent away may come back before this one is over
         if not self._closing:
             self._closing = True
             if self._websocket.application_state is WebSocketState.CONNECTED:
@@ -89,7 +91,20 @@ class Connection(Subscriber):
             self._node.counters.connections_refused += 1
             await self._refuse(Refuse(error_of(error, command.id), FAULTS[error.code].close_code or CLOSE_INTERNAL))
             return False
+        return await self._is_counted(command)
+
+    async def _is_counted(self, command: commands.Hello) -> bool:
+        """Whether there is a place for one more connection of this user."""
+        try:
+            await self._connections.headcount(self._node).enter(self.user.id, self.id)
+        except EverstreamError as error:
+            self._node.counters.connections_refused += 1
+            await self._refuse(Refuse(error_of(error, command.id), CLOSE_RATE))
+            return False
         return True
+
+    def _free_place(self) -> None:
+        self._connections.headcount(self._node).leave(self.id)
 
     def _expires_soon(self) -> None:
         self.send(error_frame("auth.required", "this token expires soon: renew it with `auth`", retryable=True))
