@@ -21,6 +21,7 @@ A WebSocket begins as a request, and is counted at the gate until its socket is 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -140,7 +141,12 @@ class GuardedHttp(HttpToolsProtocol):
             return
         self._within(None)
         super().handle_websocket_upgrade()
-        self.transport.get_protocol().on_lost = self._leave  # type: ignore[attr-defined]
+        if self._inside is not None:
+            self.transport.get_protocol().on_lost = partial(self._gate.leave, self._inside)  # type: ignore[attr-defined]
+            self._inside = None
+        # The socket is another protocol's now: without these two, which know this one, it goes at once and all it read
+        # goes too.  (The collector of cycles comes late here, see GC_THRESHOLDS.)
+        del self.parser, self._stuck
 
     # ------------------------------------------------------------------ verdicts
 
