@@ -20,6 +20,8 @@ PYTHON ?=
 PYTHONS := python3.13 python3.12 python3.11 python3 python
 # How many runs of the simulator `make sim` does, each with its own seed.
 SEEDS ?= 20000
+# What `make fuzz` draws its inputs from.
+SEED ?= 1
 # Runs that are meant to be long have no time limit.
 UNBOUNDED := -o faulthandler_timeout=0
 # The tests that read the source and the documents, and run nothing.
@@ -42,7 +44,7 @@ MOVED := $(shell test ! -e .venv/.made || { test "$$(cat .venv/.made)" = "$$(pwd
 	2>/dev/null || echo moved)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev run page test test-huggingface check format screenshots sim bench chaos soak lock clean moved gone
+.PHONY: help install dev run page test test-huggingface check format screenshots sim fuzz bench chaos soak lock clean moved gone
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -92,6 +94,11 @@ screenshots: .venv/.dev .venv/.page ## take the pictures of the page that the do
 
 sim: .venv/.dev ## run the simulator over SEEDS seeds (20000), then take each rule away in turn
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --mutants $(ARGS)
+
+fuzz: .venv/.dev ## send a million mutated frames and 200,000 requests to servers, beside a neighbour who streams
+	@$(BIN)/python -m tests.fuzz codec --count 1000000 --seed $(SEED)
+	@$(BIN)/python -m tests.fuzz frames --count 1000000 --seed $(SEED)
+	@$(BIN)/python -m tests.fuzz http --count 200000 --seed $(SEED)
 
 bench: .venv/.dev ## measure what a token costs
 	@$(BIN)/python -m tests.bench $(ARGS)
