@@ -211,7 +211,7 @@ async def raw_frames(gateway: Gateway) -> AsyncIterator[tuple[asyncio.StreamRead
     """A WebSocket whose frames are written by hand; its handshake is over, and nothing was said."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(
-        b"GET /ws HTTP/1.1\r\nhost: here\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+        b"GET /ws HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
         b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     )
     assert b" 101 " in await reader.readuntil(b"\r\n\r\n")

@@ -13,7 +13,7 @@ from tests.runtime.conftest import HEADERS, text, until
 from websockets.exceptions import InvalidStatus
 
 UPGRADE = (
-    b"GET /ws HTTP/1.1\r\nhost: here\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"GET /ws HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
     b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
 )
 WITHIN_S = 10.0
@@ -61,7 +61,7 @@ async def raw(gateway: Gateway) -> AsyncIterator[Raw]:
 
 async def serves(gateway: Gateway) -> None:
     async with raw(gateway) as socket:
-        await socket.say(b"GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n")
+        await socket.say(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
         assert (await socket.answer())[0] == 200
 
 
@@ -89,7 +89,7 @@ async def trickled(socket: Raw, data: bytes) -> None:
 
 async def test_the_second_request_of_a_connection_has_to_come_in_time_as_well() -> None:
     async with serving(head_timeout_s=0.3) as gateway, raw(gateway) as socket:
-        await socket.say(b"GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n")
+        await socket.say(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
         assert (await socket.answer())[0] == 200
         await socket.say(b"GET /hea")
         await socket.refused(408)
@@ -97,7 +97,7 @@ async def test_the_second_request_of_a_connection_has_to_come_in_time_as_well() 
 
 async def test_a_body_has_to_come_in_time(gateway: Gateway) -> None:
     async with serving(body_timeout_s=0.2) as gateway, raw(gateway) as socket:
-        await socket.say(b"POST /v1/chat/completions HTTP/1.1\r\nhost: here\r\ncontent-length: 100\r\n\r\n{")
+        await socket.say(b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 100\r\n\r\n{")
         await socket.refused(408)
         await serves(gateway)
 
@@ -106,7 +106,7 @@ async def test_an_answer_may_take_longer_than_its_request() -> None:
     async with serving(head_timeout_s=0.1, body_timeout_s=0.1) as gateway, raw(gateway) as socket:
         body = json.dumps({"model": "hand/any", "messages": MESSAGES}).encode()
         await socket.say(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: here\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: %d\r\n\r\n" % len(body) + body
         )
         await until(lambda: gateway.hand.calls)
         await asyncio.sleep(0.3)  # pause: longer than both bounds
@@ -121,7 +121,7 @@ async def test_an_answer_may_take_longer_than_its_request() -> None:
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "endless"])
 async def test_a_head_that_is_too_long_is_refused(gateway: Gateway, whole: bool) -> None:
-    head = b"GET /healthz HTTP/1.1\r\nhost: here\r\nx-filler: " + b"x" * 20_000
+    head = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\nx-filler: " + b"x" * 20_000
     async with raw(gateway) as socket:
         await socket.say(head + b"\r\n\r\n" if whole else head)
         await socket.refused(431)
@@ -130,11 +130,11 @@ async def test_a_head_that_is_too_long_is_refused(gateway: Gateway, whole: bool)
 
 async def test_a_head_of_too_many_headers_is_refused(gateway: Gateway) -> None:
     async with raw(gateway) as socket:
-        await socket.say(b"GET /healthz HTTP/1.1\r\nhost: here\r\n" + b"a: b\r\n" * 200 + b"\r\n")
+        await socket.say(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n" + b"a: b\r\n" * 200 + b"\r\n")
         await socket.refused(431)
 
 
-@pytest.mark.parametrize("rest", [b" HTTP/1.1\r\nhost: here\r\n\r\n", b""], ids=["whole", "endless"])
+@pytest.mark.parametrize("rest", [b" HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", b""], ids=["whole", "endless"])
 async def test_an_address_that_is_too_long_is_refused(gateway: Gateway, rest: bytes) -> None:
     async with raw(gateway) as socket:
         await socket.say(b"GET /stream?prompt=" + b"x" * 70_000 + rest)
@@ -143,14 +143,16 @@ async def test_an_address_that_is_too_long_is_refused(gateway: Gateway, rest: by
 
 async def test_a_long_body_behind_a_short_head_is_no_long_head(gateway: Gateway) -> None:
     async with raw(gateway) as socket:
-        await socket.say(b"POST /v1/commands HTTP/1.1\r\nhost: here\r\ncontent-length: 60000\r\n\r\n" + b" " * 60_000)
+        await socket.say(
+            b"POST /v1/commands HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 60000\r\n\r\n" + b" " * 60_000
+        )
         assert (await socket.answer())[0] == 400
 
 
 async def test_what_comes_behind_a_refusal_is_not_read(gateway: Gateway) -> None:
     async with raw(gateway) as socket:
         await socket.say(
-            b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nhost: here\r\n\r\n" + b"GET /healthz HTTP/1.1\r\n\r\n" * 9
+            b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" + b"GET /healthz HTTP/1.1\r\n\r\n" * 9
         )
         await socket.refused(414)
 
@@ -164,7 +166,7 @@ async def test_a_full_server_says_so_and_takes_who_comes_when_somebody_has_gone(
         async with gateway.client(), gateway.client() as second:
             if last == "request":
                 async with raw(gateway) as socket:
-                    await socket.say(b"GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n")
+                    await socket.say(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
                     headers = await socket.refused(503, "limit.rate")
                     assert int(headers[b"retry-after"]) > 0
             else:
@@ -181,14 +183,14 @@ async def served_again(gateway: Gateway) -> None:
     async with asyncio.timeout(WITHIN_S):
         while True:
             async with raw(gateway) as socket:
-                await socket.say(b"GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n")
+                await socket.say(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
                 if (await socket.answer())[0] == 200:
                     return
 
 
 async def test_an_address_has_its_share_and_others_have_theirs() -> None:
     def of(address: str) -> bytes:
-        return b"GET /healthz HTTP/1.1\r\nhost: here\r\nx-forwarded-for: " + address.encode() + b"\r\n\r\n"
+        return b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\nx-forwarded-for: " + address.encode() + b"\r\n\r\n"
 
     async with serving(connections_per_address=2) as gateway, raw(gateway) as one, raw(gateway) as two:
         for socket in (one, two):
@@ -235,7 +237,7 @@ async def test_who_takes_nothing_of_an_answer_over_http_is_cut_off_and_the_answe
         await client.ask("unsubscribe", stream=stream)
         async with raw(gateway) as socket:
             socket.writer.transport.pause_reading()  # type: ignore[attr-defined]
-            await socket.say(b"GET /v1/streams/%b HTTP/1.1\r\nhost: here\r\n\r\n" % stream.encode())
+            await socket.say(b"GET /v1/streams/%b HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" % stream.encode())
             await until(lambda: len(sockets) == 2)
             await until(lambda: len(sockets) == 1)
         assert (await client.ask("cancel", stream=stream))["type"] == "cancelled"

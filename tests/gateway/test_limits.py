@@ -41,7 +41,9 @@ async def limit(store: MemoryStore, account: str, **limits: object) -> None:
 async def posted(gateway: Gateway, path: str, key: str, body: object) -> tuple[int, dict[bytes, bytes], bytes]:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     said = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: here\r\nauthorization: Bearer {key}\r\ncontent-length: {len(said)}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {key}\r\ncontent-length: {len(said)}\r\n\r\n"
+    )
     writer.write(head.encode() + said)
     async with asyncio.timeout(10):
         first, *lines = (await reader.readuntil(b"\r\n\r\n")).rstrip().split(b"\r\n")

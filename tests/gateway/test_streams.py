@@ -372,7 +372,7 @@ def plain_frames(gateway: Gateway, subprotocol: str, stream: str) -> list[dict[s
     packed = subprotocol == MSGPACK
     frames: list[dict[str, Any]] = []
     app = app_around(gateway.node, Connections())
-    with TestClient(app).websocket_connect("/ws", subprotocols=[subprotocol]) as socket:
+    with TestClient(app, base_url="http://127.0.0.1").websocket_connect("/ws", subprotocols=[subprotocol]) as socket:
         for command in ({"type": "hello"}, {"type": "subscribe", "stream": stream}):
             if packed:
                 socket.send_bytes(msgspec.msgpack.encode(command))

@@ -30,7 +30,8 @@ from everstream.gateway.documents import Documents
 from everstream.gateway.event_source import EventSource
 from everstream.gateway.events import Events
 from everstream.gateway.generate_api import GenerateApi
-from everstream.gateway.http_door import HttpDoor
+from everstream.gateway.hosts import OwnNames, names_of
+from everstream.gateway.http_door import ORIGIN_CHARS_MAX, HttpDoor
 from everstream.gateway.http_streams import HttpStreams
 from everstream.gateway.metrics import exposition
 from everstream.gateway.page import Page, web_folder
@@ -42,7 +43,6 @@ from everstream.runtime.node import Node
 
 logger = structlog.get_logger(__name__)
 
-ORIGIN_CHARS_MAX = 200
 # A page may load and run what this server serves, and nothing else.  No text becomes HTML or script anywhere in it
 # (trusted types: no sink takes a string, and no policy may be made that would).
 CONTENT_SECURITY_POLICY = (
@@ -60,7 +60,7 @@ SAFE_HEADERS = [
 
 
 class SafeHeaders:
-    """Headers that every HTTP answer carries.  What does not say how long it may be kept, has to be asked for again."""
+    """Headers that every HTTP answer carries.  What does not say how long it may be kept, nobody keeps."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -74,7 +74,7 @@ class SafeHeaders:
             if message["type"] == "http.response.start":
                 own = message["headers"]
                 kept = any(name == b"cache-control" for name, _ in own)
-                message["headers"] = [*own, *SAFE_HEADERS, *(() if kept else ((b"cache-control", b"no-cache"),))]
+                message["headers"] = [*own, *SAFE_HEADERS, *(() if kept else ((b"cache-control", b"no-store"),))]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
@@ -103,6 +103,7 @@ class Site:
         self.connections = Connections()
         self._node: Node | None = None
         self.allowed_origins: frozenset[str] = frozenset()
+        self.allowed_hosts: frozenset[str] | None = None
 
     def open(
         self, node: Node, connections: Connections | None = None, authenticate: Authenticate | None = None
@@ -112,6 +113,7 @@ class Site:
         self.allowed_origins = frozenset(part.strip() for part in origins if part.strip())
         self.connections = Connections() if connections is None else connections
         self.authenticate = self._own or authenticate
+        self.allowed_hosts = names_of(node.settings.allowed_hosts, anybody=self.authenticate is None)
         watch_proofs(node, self.connections, self.authenticate)
         self._node = node
 
@@ -131,6 +133,10 @@ class Site:
         return self._node
 
     # ------------------------------------------------------------------ what is served
+
+    def middleware(self) -> list[Middleware]:
+        """What everything goes through that is asked and answered."""
+        return [Middleware(SafeHeaders), Middleware(OwnNames, served=self)]
 
     def routes(self) -> list[BaseRoute]:
         door = HttpDoor(self)
@@ -156,7 +162,8 @@ class Site:
 
     async def _websocket(self, websocket: WebSocket) -> None:
         if not may_connect(websocket.headers.get("origin"), websocket.headers.get("host"), self.allowed_origins):
-            logger.warning("a page of another site was refused", origin=websocket.headers["origin"][:ORIGIN_CHARS_MAX])
+            origin, address = websocket.headers["origin"][:ORIGIN_CHARS_MAX], websocket.client and websocket.client.host
+            logger.warning("a page of another site was refused", origin=origin, address=address)
             await websocket.send_denial_response(PlainTextResponse("this origin may not connect\n", status_code=403))
             return
         offered = websocket.scope["subprotocols"]
@@ -192,4 +199,4 @@ def app_around(node: Node, connections: Connections, authenticate: Authenticate 
     """The application around a node that is running."""
     site = Site()
     site.open(node, connections, authenticate)
-    return Starlette(routes=site.routes(), middleware=[Middleware(SafeHeaders)])
+    return Starlette(routes=site.routes(), middleware=site.middleware())

@@ -17,7 +17,6 @@ from typing import Any, TypeVar, overload
 
 import structlog
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
@@ -25,7 +24,7 @@ from starlette.websockets import WebSocket
 
 from everstream.config import load
 from everstream.core.errors import FAULTS, EverstreamError
-from everstream.gateway.app import SafeHeaders, Site
+from everstream.gateway.app import Site
 from everstream.gateway.auth import Authenticate
 from everstream.gateway.authenticator import authenticator_of
 from everstream.gateway.connections import Connections
@@ -74,7 +73,7 @@ class App(Starlette):
         self._node: Node | None = None  # that was started here
         self._stopped = False
         self._starting: asyncio.Lock | None = None
-        super().__init__(routes=self._site.routes(), middleware=[Middleware(SafeHeaders)], lifespan=self.lifespan)
+        super().__init__(routes=self._site.routes(), middleware=self._site.middleware(), lifespan=self.lifespan)
 
     def model(
         self,

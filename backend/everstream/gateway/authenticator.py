@@ -11,12 +11,16 @@ from __future__ import annotations
 
 from typing import Final
 
+import structlog
+
 from everstream.core.errors import EverstreamError
 from everstream.gateway.auth import Credentials, Principal
 from everstream.gateway.json_tokens import JsonTokens
 from everstream.gateway.keys import PROOF, Keys
 from everstream.settings import Settings
 from everstream.store.base import Store
+
+logger = structlog.get_logger(__name__)
 
 KEY_PREFIX: Final = "es_"
 
@@ -34,7 +38,10 @@ class Authenticator:
         if not token:
             raise EverstreamError("auth.required", "a token is needed")
         way = self._keys if token.startswith(KEY_PREFIX) else self._tokens
-        return None if way is None else await way.find(token)
+        found = None if way is None else await way.find(token)
+        if found is None and way is not self._tokens:  # which says why
+            logger.info("a token is refused", reason="no key, or one that holds no more")
+        return found
 
     async def holds(self, proof: str) -> bool:
         """Whether what somebody came in by has not been taken back.  Only keys can be.

@@ -93,7 +93,7 @@ class Page:
             if error.status_code != 404:
                 raise
             # Not "not found": this is the right address, and the page will be here.
-            return HTMLResponse(MISSING, status_code=503)
+            return HTMLResponse(MISSING, status_code=503, headers={"cache-control": ASK_AGAIN})
 
 
 class PageFiles(StaticFiles):

@@ -37,7 +37,7 @@ RETRY_MS = 1_000  # after which a browser comes back
 COMMENT = b": still here\n"
 RETRY = b"retry: %d\n" % RETRY_MS
 HEADERS = {
-    "cache-control": "no-cache, no-transform",
+    "cache-control": "no-store, no-transform",
     "x-accel-buffering": "no",  # nginx: pass on what comes as it comes
 }
 

@@ -17,12 +17,14 @@ import time
 from collections.abc import Callable
 
 import msgspec
+import structlog
 from starlette.requests import HTTPConnection
 
 from everstream.core.errors import EverstreamError
 from everstream.core.events import Request
 from everstream.gateway.auth import ANONYMOUS, Authenticate, Principal, credentials_of, principal_of
 
+ORIGIN_CHARS_MAX = 200  # that are logged
 WARN_S = 30.0  # before the end, at most
 KEY = "key:"  # how the proof of an API key begins
 WARN_SHARE = 0.1  # of what was left at the start, at most
@@ -108,7 +110,8 @@ class Standing:
         self._asking += 1
         try:
             credentials = credentials_of(self._connection, token)
-            principal = await principal_of(self._authenticate, credentials, self._timeout_s)
+            with structlog.contextvars.bound_contextvars(**_whence(self._connection)):
+                principal = await principal_of(self._authenticate, credentials, self._timeout_s)
             if principal.proof and principal.proof in self._taken_back:
                 raise EverstreamError("auth.denied", "this token was taken back")
         finally:
@@ -148,3 +151,9 @@ class Standing:
             self._warned_until = self._ends_at
             self._warn()
         self._set_timer(now)
+
+
+def _whence(connection: HTTPConnection) -> dict[str, str]:
+    """What a log line about a token says of who showed it."""
+    origin = connection.headers.get("origin", "")[:ORIGIN_CHARS_MAX]
+    return {"address": connection.client.host if connection.client else "", **({"origin": origin} if origin else {})}

@@ -4,7 +4,7 @@ uvicorn waits for the end of a request for ever, takes a head of any length, and
 Here a request has stages, each with its bound; the timer is one of the connection's:
 
     connected, or the first byte of the next request
-        |  head: URL_BYTES_MAX; beside it HEAD_BYTES_MAX and HEADERS_MAX; within `head_s`     else 414, 431, 408
+        |  head: URL_BYTES_MAX; beside it HEAD_BYTES_MAX and HEADERS_MAX; within `head_s`     else 414, 431, 426, 408
         v
     head complete ---- the gate (gate.py): has this address, has this process room?      else 429, 503
         |  body: within `body_s`                                                         else 408
@@ -43,6 +43,7 @@ LINGER_S: Final = 1.0
 
 _TOO_LONG: Final = TurnedAway(431, "the head of this request is too long", 0)
 _URL_TOO_LONG: Final = TurnedAway(414, "the address of this request is too long", 0)
+_TOO_OLD: Final = TurnedAway(426, "HTTP/1.0 has no upgrade", 0)
 _TOO_SLOW: Final = TurnedAway(408, "this request did not come in time", 0)
 _CODES: Final = {429: "limit.rate", 503: "limit.rate"}  # of all others `request.invalid`
 
@@ -153,6 +154,8 @@ class GuardedHttp(HttpToolsProtocol):
     def _fault_of_head(self) -> TurnedAway | None:
         if len(self.url) > URL_BYTES_MAX:
             return _URL_TOO_LONG
+        if self.parser.should_upgrade() and self.parser.get_http_version() == "1.0":
+            return _TOO_OLD  # RFC 9110 section 7.8
         size = sum(len(name) + len(value) + 4 for name, value in self.headers)
         return _TOO_LONG if size > HEAD_BYTES_MAX or len(self.headers) > HEADERS_MAX else None
 
