@@ -235,7 +235,7 @@ async def raw_reader(gateway: Gateway) -> AsyncIterator[sockets.socket]:
         raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
         raw.connect(("127.0.0.1", gateway.port))
         raw.sendall(
-            b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         )
         head = b""
@@ -372,7 +372,7 @@ def plain_frames(gateway: Gateway, subprotocol: str, stream: str) -> list[dict[s
     packed = subprotocol == MSGPACK
     frames: list[dict[str, Any]] = []
     app = app_around(gateway.node, Connections())
-    with TestClient(app, base_url="http://127.0.0.1").websocket_connect("/ws", subprotocols=[subprotocol]) as socket:
+    with TestClient(app).websocket_connect("ws://127.0.0.1/ws", subprotocols=[subprotocol]) as socket:
         for command in ({"type": "hello"}, {"type": "subscribe", "stream": stream}):
             if packed:
                 socket.send_bytes(msgspec.msgpack.encode(command))
