@@ -6,6 +6,7 @@ It is put together as `gateway.server` does it, and clients reach it over real s
 from __future__ import annotations
 
 import asyncio
+import http.client
 import itertools
 import json
 import socket
@@ -219,3 +220,18 @@ async def raw_frames(gateway: Gateway) -> AsyncIterator[tuple[asyncio.StreamRead
         yield reader, writer
     finally:
         writer.transport.abort()
+
+
+async def get(gateway: Gateway, path: str) -> tuple[int, dict[str, str], bytes]:
+    """A page's status, headers (their names in lower case) and body."""
+
+    def fetch() -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(fetch)

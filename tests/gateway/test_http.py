@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import http.client
 import json
 
 from prometheus_client.parser import text_string_to_metric_families
-from tests.gateway.conftest import Gateway
+from tests.gateway.conftest import Gateway, get
 
 from everstream.gateway.metrics import COUNTERS, ENDED, GAUGES, SEAMS
-
-
-async def get(gateway: Gateway, path: str) -> tuple[int, dict[str, str], bytes]:
-    def fetch() -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
-        finally:
-            connection.close()
-
-    return await asyncio.to_thread(fetch)
 
 
 async def test_health_is_alive_and_readiness_follows_the_store(gateway: Gateway) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
-import http.client
 import os
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
-from tests.gateway.conftest import Gateway
+from tests.gateway.conftest import Gateway, get
 
 from everstream.gateway.app import CONTENT_SECURITY_POLICY, SafeHeaders
 from everstream.gateway.page import MISSING, TYPES, Page, web_folder
@@ -48,19 +46,6 @@ def served(folder: Path) -> TestClient:
     client = TestClient(Starlette(routes=Page(folder).routes(), middleware=[Middleware(SafeHeaders)]))
     client.headers["accept-encoding"] = "identity"
     return client
-
-
-async def get(gateway: Gateway, path: str) -> tuple[int, dict[str, str], bytes]:
-    def fetch() -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
-        finally:
-            connection.close()
-
-    return await asyncio.to_thread(fetch)
 
 
 async def test_the_page_is_served_and_may_load_nothing_from_elsewhere(gateway: Gateway) -> None:
